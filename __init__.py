@@ -1,0 +1,1 @@
+"""signarium: a catalogue of what the signs of a transformer's hidden states encode."""

@@ -1,0 +1,1 @@
+"""The database: schema, opening and locking, sign codes, bulk load, Hamming index, integrity."""

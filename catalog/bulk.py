@@ -1,0 +1,118 @@
+"""Bulk rows, as Arrow: codes, states, documents, tokens, statistics. The only module that moves them.
+
+A shard's rows are inserted inside the caller's transaction, together with the record that the shard is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import schema
+from .codes import Codes
+from .errors import InvalidInput
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+    from sqlalchemy import Table
+    from sqlalchemy.orm import Session
+
+ROW_GROUP = 122_880
+"""Rows of a DuckDB row group: a shard of about as many loads fastest and leaves no ragged groups."""
+
+
+def binary_array(codes: Codes) -> pa.Array:
+    """`codes`, shape (n, bytes), as an Arrow binary array over the same memory."""
+    import pyarrow as pa
+
+    n, size = codes.shape
+    values = pa.py_buffer(np.ascontiguousarray(codes))
+    if n * size > np.iinfo(np.int32).max:
+        offsets = np.arange(n + 1, dtype=np.int64) * size
+        return pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(offsets), values])
+    offsets32 = (np.arange(n + 1, dtype=np.int64) * size).astype(np.int32)
+    return pa.Array.from_buffers(pa.binary(), n, [None, pa.py_buffer(offsets32), values])
+
+
+def code_matrix(column: pa.ChunkedArray, size: int) -> Codes:
+    """An Arrow column of codes of `size` bytes each as uint8 of shape (n, size).
+
+    Raises:
+        InvalidInput: if a code has another length.
+    """
+    parts = []
+    for chunk in column.chunks:
+        wide = str(chunk.type).startswith("large")
+        _, offsets_buffer, values = chunk.buffers()
+        offsets = np.frombuffer(offsets_buffer, dtype=np.int64 if wide else np.int32)
+        offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
+        if len(chunk) and (np.diff(offsets) != size).any():
+            raise InvalidInput(f"a stored code is not {size} bytes long", "run `signarium db verify`")
+        flat = np.frombuffer(values, dtype=np.uint8) if values is not None else np.empty(0, np.uint8)
+        if len(chunk):
+            parts.append(flat[offsets[0] : offsets[-1]].reshape(len(chunk), size))
+    return np.concatenate(parts) if parts else np.empty((0, size), np.uint8)
+
+
+def insert(session: Session, table: Table, columns: Mapping[str, Any]) -> int:
+    """Insert equally long columns (numpy arrays, lists or Arrow arrays) into a bulk table; rows inserted.
+
+    Raises:
+        InvalidInput: if the columns are not those of the table.
+    """
+    import pyarrow as pa
+    from duckdb_sqlalchemy import insert_from_arrow
+
+    if set(columns) != set(table.c.keys()):
+        raise InvalidInput(f"{table.name} has columns {list(table.c.keys())}, got {sorted(columns)}")
+    data = pa.table(dict(columns))
+    if data.num_rows:
+        insert_from_arrow(session.connection(), table, data)
+    return int(data.num_rows)
+
+
+def code_columns(code_set_id: int, items: NDArray[np.int64], norms: NDArray[np.float32], codes: Codes) -> pa.Table:
+    """Rows of `code_row` for one code set: items (n,), norms (n,), codes (n, bytes)."""
+    import pyarrow as pa
+
+    n = len(items)
+    if norms.shape != (n,) or codes.ndim != 2 or len(codes) != n:
+        raise InvalidInput(f"{n} items, norms {norms.shape} and codes {codes.shape} do not belong together")
+    return pa.table(
+        {
+            "code_set_id": np.full(n, code_set_id, dtype=np.int64),
+            "item": items,
+            "norm": norms.astype(np.float32, copy=False),
+            "code": binary_array(codes),
+        }
+    )
+
+
+def insert_codes(session: Session, parts: Sequence[pa.Table]) -> int:
+    """Insert what `code_columns` made, one statement for all code sets of a shard; rows inserted."""
+    import pyarrow as pa
+    from duckdb_sqlalchemy import insert_from_arrow
+
+    data = pa.concat_tables(parts)
+    if data.num_rows:
+        insert_from_arrow(session.connection(), schema.code_row, data)
+    return int(data.num_rows)
+
+
+def read_codes(
+    connection: duckdb.DuckDBPyConnection, code_set_id: int, size: int
+) -> tuple[NDArray[np.int64], Codes]:
+    """All items (n,) of a code set in ascending order, and their codes (n, size)."""
+    table = connection.execute(
+        "SELECT item, code FROM code_row WHERE code_set_id = ?", [code_set_id]
+    ).to_arrow_table()
+    items = table.column("item").to_numpy()
+    codes = code_matrix(table.column("code"), size)
+    if len(items) > 1 and (np.diff(items) <= 0).any():
+        order = np.argsort(items, kind="stable")
+        items, codes = items[order], codes[order]
+    return items, codes

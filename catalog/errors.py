@@ -1,0 +1,147 @@
+"""Every error that a user can cause or must act on.
+
+Each class carries its data as attributes and renders as one line: what is wrong, then what to do.
+The command line prints that line and exits with 1; anything else that escapes is a defect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class SignariumError(Exception):
+    """Base of all errors meant for the user. `str(error)` is one line."""
+
+    def __init__(self, what: str, todo: str = "") -> None:
+        self.what = " ".join(str(what).split())
+        self.todo = " ".join(str(todo).split())
+        super().__init__(f"{self.what}: {self.todo}" if self.todo else self.what)
+
+
+# ---- the catalogue file -------------------------------------------------------------------------
+
+
+class CatalogueMissing(SignariumError):
+    """A command that only reads was pointed at a file that is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        super().__init__(f"no catalogue at {path}", "make one with `signarium ingest`, or pass --db PATH")
+
+
+class NotACatalogue(SignariumError):
+    """The file is no DuckDB file, is damaged, or holds something else."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        super().__init__(f"{path} is not a signarium catalogue ({why})", "pass another --db PATH")
+
+
+class CatalogueTooOld(SignariumError):
+    """The file was made by an earlier schema revision."""
+
+    def __init__(self, path: Path, revision: str) -> None:
+        self.path, self.revision = path, revision
+        super().__init__(
+            f"{path} has schema {revision}, older than this signarium", f"run `signarium --db {path} db upgrade`"
+        )
+
+
+class CatalogueTooNew(SignariumError):
+    """The file was made by a schema revision that this program does not know."""
+
+    def __init__(self, path: Path, revision: str) -> None:
+        self.path, self.revision = path, revision
+        super().__init__(f"{path} has schema {revision}, newer than this signarium", "upgrade signarium")
+
+
+class CatalogueBusy(SignariumError):
+    """Another process held the file for longer than we wait."""
+
+    def __init__(self, path: Path, holder: str, waited_s: float) -> None:
+        self.path, self.holder, self.waited_s = path, holder, waited_s
+        super().__init__(
+            f"{path} is held by {holder} (waited {waited_s:.0f} s)", "try again, or set SIGNARIUM_WAIT to more seconds"
+        )
+
+
+class IngestRunning(SignariumError):
+    """Another ingest or upgrade works on the same catalogue."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        self.path, self.holder = path, holder
+        super().__init__(f"another job works on {path} ({holder})", "wait until it ends, or use another --db PATH")
+
+
+class DiskFull(SignariumError):
+    """The disk cannot hold, or could not hold, what was to be written."""
+
+    def __init__(self, path: Path, needed: int | None = None, free: int | None = None, during: bool = False) -> None:
+        self.path, self.needed, self.free, self.during = path, needed, free, during
+        if during:
+            what = f"the disk under {path} filled up; what was committed is kept"
+        else:
+            what = f"the disk under {path} has {_mb(free)} free and {_mb(needed)} are needed"
+        super().__init__(what, "free some space and run the same command again, or choose fewer --sites")
+
+
+class MigrationFailed(SignariumError):
+    """An upgrade failed; the file is as it was."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        self.path = path
+        super().__init__(f"upgrading {path} failed ({why}); the file is as it was", "report this with the file's schema")
+
+
+# ---- what was asked for -------------------------------------------------------------------------
+
+
+class InvalidInput(SignariumError):
+    """An argument that cannot be used: names the thing and the way out."""
+
+
+class NotFound(SignariumError):
+    """Something asked for by name is not in the catalogue."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str] = (), todo: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, list(known)
+        if known and not todo:
+            shown = ", ".join(self.known[:12]) + (", ..." if len(self.known) > 12 else "")
+            todo = f"there is {shown}"
+        super().__init__(f"no {kind} {name!r} in the catalogue", todo)
+
+
+class QueryRefused(SignariumError):
+    """`sql` was given something other than one SELECT or EXPLAIN."""
+
+
+class QueryFailed(SignariumError):
+    """DuckDB's own message for a query that cannot run, on one line."""
+
+
+class QueryLimit(SignariumError):
+    """A query ran past its deadline or its memory."""
+
+
+# ---- models and text ----------------------------------------------------------------------------
+
+
+class ModelError(SignariumError):
+    """A model that cannot be loaded or must not be."""
+
+
+class SiteError(SignariumError):
+    """A site that the model does not have, or that failed its check."""
+
+
+class TextError(SignariumError):
+    """A text that cannot be read."""
+
+
+class RunConflict(SignariumError):
+    """The request contradicts what the catalogue holds (names, unfinished runs)."""
+
+
+def _mb(n: int | None) -> str:
+    return "?" if n is None else f"{n / 1e6:,.1f} MB"

@@ -1,0 +1,33 @@
+"""Identifiers that come from content, so that machines which never met agree on them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+PLACE_BITS = 32
+"""A text owns the ids base .. base + 2**32 - 1: its documents and its states count up from the base."""
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256, in hex, of the JSON of `parts` (sorted keys, so that dicts compare by content)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def short_id(*parts: Any) -> str:
+    """16 hex digits of `digest`: model_id, run_id."""
+    return digest(*parts)[:16]
+
+
+def int_id(*parts: Any) -> int:
+    """A positive integer of 63 bits from `digest`: code_set_id."""
+    return int(digest(*parts)[:16], 16) >> 1
+
+
+def text_base(salt: int, *parts: Any) -> int:
+    """The first id of a text: 31 bits of `digest` above `PLACE_BITS` zero bits.
+
+    `salt` is 0 unless two texts of one catalogue collide.
+    """
+    return (int(digest(salt, *parts)[:8], 16) >> 1) << PLACE_BITS

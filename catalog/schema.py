@@ -1,0 +1,163 @@
+"""The tables. They may change from one revision to the next; what stays are the views (`views.py`).
+
+Tables are named in the singular, views in the plural. No foreign keys, no secondary indexes and no
+sequences: `platform` facts about DuckDB say that each blocks later migrations, and ids come from content.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import REAL, BigInteger, Column, DateTime, Double, Integer, LargeBinary, String, Table
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+REVISIONS = ("0001",)
+"""Every migration, oldest first. Kept here so that readers need not import Alembic; a test compares the two."""
+
+HEAD = REVISIONS[-1]
+
+
+class Base(DeclarativeBase):
+    """Base of the tables; its metadata is what Alembic compares a file with."""
+
+
+class Model(Base):
+    """One set of weights with its tokenizer, at one float type."""
+
+    __tablename__ = "model"
+    model_id: Mapped[str] = mapped_column(String, primary_key=True)
+    name: Mapped[str] = mapped_column(String)
+    source: Mapped[str] = mapped_column(String)
+    revision: Mapped[str | None] = mapped_column(String)
+    architecture: Mapped[str] = mapped_column(String)
+    width: Mapped[int] = mapped_column(Integer)
+    n_layers: Mapped[int] = mapped_column(Integer)
+    d_ffn: Mapped[int] = mapped_column(Integer)
+    vocab_size: Mapped[int] = mapped_column(Integer)
+    dtype: Mapped[str] = mapped_column(String)
+    weights_sha256: Mapped[str] = mapped_column(String)
+    tokenizer_sha256: Mapped[str] = mapped_column(String)
+    random_init_seed: Mapped[int | None] = mapped_column(BigInteger)
+    added_at: Mapped[datetime] = mapped_column(DateTime)
+
+
+class Run(Base):
+    """One job over one content. `complete` is False while `--max-tokens` left some of its text unread."""
+
+    __tablename__ = "run"
+    run_id: Mapped[str] = mapped_column(String, primary_key=True)
+    job: Mapped[str] = mapped_column(String)
+    model_id: Mapped[str] = mapped_column(String)
+    params: Mapped[str] = mapped_column(String)
+    versions: Mapped[str] = mapped_column(String)
+    device: Mapped[str] = mapped_column(String)
+    complete: Mapped[bool]
+    failure: Mapped[str | None] = mapped_column(String)
+    started_at: Mapped[datetime] = mapped_column(DateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(DateTime)
+
+
+class Shard(Base):
+    """What one transaction of a run committed: items `start` .. `start + n` of the run's plan."""
+
+    __tablename__ = "shard"
+    run_id: Mapped[str] = mapped_column(String, primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    n: Mapped[int] = mapped_column(BigInteger)
+    tokens: Mapped[int] = mapped_column(BigInteger)
+    forward_s: Mapped[float] = mapped_column(Double)
+    pack_s: Mapped[float] = mapped_column(Double)
+    write_s: Mapped[float] = mapped_column(Double)
+    wall_s: Mapped[float] = mapped_column(Double)
+
+
+class Site(Base):
+    """A named point of one model."""
+
+    __tablename__ = "site"
+    site_id: Mapped[str] = mapped_column(String, primary_key=True)
+    model_id: Mapped[str] = mapped_column(String)
+    name: Mapped[str] = mapped_column(String)
+    point: Mapped[str] = mapped_column(String)
+    layer: Mapped[int | None] = mapped_column(Integer)
+    width: Mapped[int] = mapped_column(Integer)
+
+
+class CodeSet(Base):
+    """All codes of one run, site, subject, centre and basis."""
+
+    __tablename__ = "code_set"
+    code_set_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    run_id: Mapped[str] = mapped_column(String)
+    site_id: Mapped[str] = mapped_column(String)
+    subject: Mapped[str] = mapped_column(String)
+    centre: Mapped[str] = mapped_column(String)
+    basis: Mapped[str] = mapped_column(String)
+    width: Mapped[int] = mapped_column(Integer)
+
+
+class IndexPart(Base):
+    """A FAISS file that was built over the first `n` items of a code set (the file itself may be gone)."""
+
+    __tablename__ = "index_part"
+    code_set_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    n: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    built_at: Mapped[datetime] = mapped_column(DateTime)
+
+
+class TextFile(Base):
+    """A text as one tokenizer cut it: owner of a range of document and state ids."""
+
+    __tablename__ = "text_file"
+    text_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String)
+    sha256: Mapped[str] = mapped_column(String)
+    size: Mapped[int] = mapped_column(BigInteger)
+    tokenizer_sha256: Mapped[str] = mapped_column(String)
+    context: Mapped[int] = mapped_column(Integer)
+    added_at: Mapped[datetime] = mapped_column(DateTime)
+
+
+class Measurement(Base):
+    """One figure with the control that it stands beside."""
+
+    __tablename__ = "measurement"
+    run_id: Mapped[str] = mapped_column(String, primary_key=True)
+    site_id: Mapped[str] = mapped_column(String, primary_key=True)
+    subject: Mapped[str] = mapped_column(String, primary_key=True)
+    subject_id: Mapped[str] = mapped_column(String, primary_key=True)
+    metric: Mapped[str] = mapped_column(String, primary_key=True)
+    control: Mapped[str] = mapped_column(String, primary_key=True)
+    split: Mapped[str] = mapped_column(String, primary_key=True)
+    value: Mapped[float] = mapped_column(Double)
+    n: Mapped[int] = mapped_column(BigInteger)
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+
+
+# The bulk tables: written as Arrow by `bulk.py`, a shard at a time, without a key to maintain.
+
+
+def _bulk(name: str, **columns: type) -> Table:
+    return Table(name, Base.metadata, *(Column(key, kind, nullable=False) for key, kind in columns.items()))
+
+
+code_row = _bulk("code_row", code_set_id=BigInteger, item=BigInteger, norm=REAL, code=LargeBinary)
+"""One sign code. `item` is a token id, a state id, ... as the code set's subject says."""
+
+state_row = _bulk("state_row", state_id=BigInteger, document_id=BigInteger, position=Integer, token_id=Integer)
+"""Which token stands where: shared by every site, and by every model with the same tokenizer."""
+
+document_row = _bulk(
+    "document_row", document_id=BigInteger, source=String, chunk=Integer, sha256=String, n_tokens=Integer, text=String
+)
+"""One window of text as the model saw it."""
+
+token_row = _bulk("token_row", tokenizer=String, token_id=Integer, token=String)
+"""The decoded text of each row of a vocabulary, by the tokenizer's hash."""
+
+dimension_row = _bulk(
+    "dimension_row",
+    **{"run_id": String, "site_id": String, "subject": String, "dim": Integer},
+    **{name: Double for name in ("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share")},
+)
+"""Statistics of one dimension over the vocabulary's type states at one site."""

@@ -1,0 +1,237 @@
+"""Opening a catalogue: who may hold the file, for how long, and what to say when it cannot be opened.
+
+DuckDB takes one writing process and no readers beside it. So nothing here keeps the file open: `reading` and
+`writing` hold it for one request, and whoever meets the lock waits for it (`SIGNARIUM_WAIT` seconds).
+A job that writes over a longer time holds `job_lock` instead, which no reader looks at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    CatalogueBusy,
+    CatalogueMissing,
+    CatalogueTooNew,
+    CatalogueTooOld,
+    DiskFull,
+    IngestRunning,
+    InvalidInput,
+    NotACatalogue,
+)
+
+if TYPE_CHECKING:
+    import duckdb
+    from sqlalchemy.orm import Session
+
+DEFAULT_PATH = "catalogue.duckdb"
+READ_WAIT_S = 10.0
+WRITE_WAIT_S = 60.0
+"""A writer has a model's work in hand, which is dearer than waiting."""
+
+_LOCKED = re.compile(r"Could not set lock|Conflicting lock|different configuration than existing connections")
+_HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
+_NO_SPACE = re.compile(r"No space left|File too large|disk quota|not enough space|Could not write", re.IGNORECASE)
+
+
+def default_path() -> Path:
+    """`$SIGNARIUM_DB`, else `./catalogue.duckdb`."""
+    return Path(os.environ.get("SIGNARIUM_DB") or DEFAULT_PATH)
+
+
+def wait_seconds(default: float) -> float:
+    """How long to wait for the file: `$SIGNARIUM_WAIT`, else `default`.
+
+    Raises:
+        InvalidInput: if the variable is no number.
+    """
+    text = os.environ.get("SIGNARIUM_WAIT", "")
+    try:
+        return float(text) if text else default
+    except ValueError as error:
+        raise InvalidInput(f"SIGNARIUM_WAIT={text!r} is not a number of seconds") from error
+
+
+def sidecar(path: Path, suffix: str) -> Path:
+    """A companion of the catalogue: `NAME.duckdb` + `suffix`."""
+    return path.with_name(path.name + suffix)
+
+
+@contextmanager
+def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only DuckDB connection, for one request.
+
+    Raises:
+        CatalogueMissing, NotACatalogue, CatalogueBusy: if the file cannot be opened.
+        CatalogueTooOld, CatalogueTooNew: if `check` and the schema is not this program's.
+    """
+    import duckdb
+
+    _must_be_file(path)
+    started = time.monotonic()
+    pause = 0.005
+    while True:
+        try:
+            connection = duckdb.connect(str(path), read_only=True)
+            break
+        except duckdb.Error as error:
+            pause = _wait_or_raise(path, error, started, wait_seconds(READ_WAIT_S), pause)
+    try:
+        if check:
+            check_revision(path, revision_of(path, connection))
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def writing(path: Path, check: bool = True) -> Iterator[Session]:
+    """A SQLAlchemy session in one transaction: committed when the block ends, rolled back when it raises.
+
+    Bulk rows go into the same transaction through `bulk.insert(session, ...)`.
+
+    Raises:
+        The errors of `reading`, and DiskFull if the disk fills up before the commit.
+    """
+    import duckdb
+    import sqlalchemy
+    from sqlalchemy.exc import DBAPIError
+    from sqlalchemy.orm import Session
+    from sqlalchemy.pool import NullPool
+
+    _must_be_file(path)
+    engine = sqlalchemy.create_engine(
+        sqlalchemy.URL.create("duckdb", database=str(path)), poolclass=NullPool
+    )
+    started = time.monotonic()
+    pause = 0.005
+    try:
+        while True:
+            try:
+                connection = engine.connect()
+                break
+            except (duckdb.Error, DBAPIError) as error:
+                pause = _wait_or_raise(path, _cause(error), started, wait_seconds(WRITE_WAIT_S), pause)
+        with connection, Session(bind=connection) as session:
+            if check:
+                raw = connection.exec_driver_sql
+                check_revision(path, _fetch_revision(path, lambda q: raw(q).fetchall()))
+            try:
+                yield session
+                session.commit()
+            except (duckdb.Error, DBAPIError) as error:
+                session.rollback()
+                if _NO_SPACE.search(str(error)):
+                    raise DiskFull(path, during=True) from error
+                raise
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def job_lock(path: Path) -> Iterator[None]:
+    """Held by an ingest or an upgrade for as long as it works; released by the system if it is killed.
+
+    Raises:
+        IngestRunning: if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(sidecar(path, ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot write beside {path} ({error.strerror})", "pass --db PATH in a folder that you may write to"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(handle, 32, 0).decode(errors="replace").strip()
+            raise IngestRunning(path, f"PID {pid}" if pid else "another process") from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_revision(path: Path, revision: str) -> None:
+    """Raise CatalogueTooOld or CatalogueTooNew unless `revision` is this program's."""
+    from .schema import HEAD, REVISIONS
+
+    if revision == HEAD:
+        return
+    if revision in REVISIONS:
+        raise CatalogueTooOld(path, revision)
+    raise CatalogueTooNew(path, revision)
+
+
+def _must_be_file(path: Path) -> None:
+    if not path.exists():
+        raise CatalogueMissing(path)
+    if not path.is_file():
+        raise NotACatalogue(path, "it is a folder" if path.is_dir() else "it is no ordinary file")
+    if path.stat().st_size == 0:
+        raise NotACatalogue(path, "it is empty")
+
+
+def _cause(error: Exception) -> Exception:
+    return getattr(error, "orig", None) or error
+
+
+def _wait_or_raise(path: Path, error: Exception, started: float, limit: float, pause: float) -> float:
+    """Sleep if `error` is about the lock and time is left; the next pause. Else raise what it means."""
+    text = str(error)
+    if not _LOCKED.search(text):
+        raise _not_opened(path, text) from error
+    waited = time.monotonic() - started
+    if waited >= limit:
+        found = _HOLDER.search(text)
+        holder = f"{Path(found['exe']).name} (PID {found['pid']})" if found else "another process"
+        raise CatalogueBusy(path, holder, waited) from error
+    # The jitter keeps a crowd of waiting processes from asking in step.
+    time.sleep(min(pause, limit - waited) * random.uniform(0.5, 1.0))
+    return min(pause * 1.6, 0.1)
+
+
+def _not_opened(path: Path, text: str) -> Exception:
+    if "Permission denied" in text:
+        return InvalidInput(f"{path} may not be opened (permission denied)")
+    if _NO_SPACE.search(text):
+        return DiskFull(path, during=True)
+    if "not a valid DuckDB database file" in text:
+        return NotACatalogue(path, "not a DuckDB file")
+    if "newer version" in text or "can only read versions" in text:
+        return NotACatalogue(path, "written by a newer DuckDB; upgrade duckdb")
+    return NotACatalogue(path, "damaged: " + text.splitlines()[0][:160])
+
+
+def revision_of(path: Path, connection: duckdb.DuckDBPyConnection) -> str:
+    """The schema revision of an open catalogue; NotACatalogue if it has none."""
+    return _fetch_revision(path, lambda query: connection.execute(query).fetchall())
+
+
+def _fetch_revision(path: Path, fetch: Callable[[str], Sequence[Any]]) -> str:
+    import duckdb
+
+    try:
+        rows = fetch("SELECT version_num FROM alembic_version")
+    except duckdb.CatalogException as error:
+        raise NotACatalogue(path, "a DuckDB file without signarium's tables") from error
+    except duckdb.Error as error:
+        raise NotACatalogue(path, "damaged: " + str(error).splitlines()[0][:160]) from error
+    except Exception as error:
+        if isinstance(_cause(error), duckdb.CatalogException):
+            raise NotACatalogue(path, "a DuckDB file without signarium's tables") from error
+        raise
+    if len(rows) != 1:
+        raise NotACatalogue(path, "no single schema version in it")
+    return str(rows[0][0])

@@ -1,0 +1,265 @@
+"""The views and macros that stay: the SQL surface that users write against.
+
+This is the only place that defines them. `install` puts them into a file after every migration; the reference
+in `docs/views.md` is made from `VIEWS` and `MACROS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: what its rows are, its columns with their meaning, and its query."""
+
+    name: str
+    about: str
+    columns: dict[str, str]
+    query: str
+
+
+@dataclass(frozen=True)
+class Macro:
+    """A scalar macro: its signature, what it gives, and its expression."""
+
+    name: str
+    arguments: tuple[str, ...]
+    about: str
+    expression: str
+
+
+_MODEL = {"model": "name of the model"}
+_SITE = {**_MODEL, "site": "named point, such as `resid_post.12`"}
+_CODE_SET = {
+    **_SITE,
+    "centre": "what is subtracted before the sign: `zero` or `mean` (over the vocabulary's type states)",
+    "basis": "`standard`, or a control basis such as `haar:7`",
+}
+_CODE = {
+    "norm": "Euclidean norm of the raw vector, before any centre",
+    "code": "sign bits, eight a byte, dimension 0 in the highest bit of the first byte",
+}
+_TYPES = {
+    **_CODE_SET,
+    "token_id": "row of the vocabulary",
+    "token": "its text, leading space included",
+    **_CODE,
+}
+_DIMENSIONS = {
+    **_SITE,
+    "dim": "dimension, from 0",
+    "p_positive": "share of types whose sign is positive",
+    "entropy": "of that bit, in bits",
+    "mean": "over the types: the centre `mean`",
+    "std": "standard deviation over the types",
+    "argmax_share": "share of types in which this dimension is the largest",
+    "argmin_share": "share of types in which this dimension is the smallest",
+}
+
+_FROM_CODES = (
+    "FROM code_row c JOIN code_set cs USING (code_set_id) JOIN site s USING (site_id) JOIN model m USING (model_id)"
+)
+
+
+def _types(subject: str) -> str:
+    return f"""SELECT m.name AS model, s.name AS site, cs.centre, cs.basis, c.item AS token_id, t.token, c.norm, c.code
+{_FROM_CODES}
+LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = c.item
+WHERE cs.subject = '{subject}'"""
+
+
+def _dimensions(subject: str) -> str:
+    return f"""SELECT m.name AS model, s.name AS site, d.dim, d.p_positive, d.entropy, d.mean, d.std,
+  d.argmax_share, d.argmin_share
+FROM dimension_row d JOIN site s USING (site_id) JOIN model m USING (model_id)
+WHERE d.subject = '{subject}'"""
+
+
+VIEWS: tuple[View, ...] = (
+    View(
+        "models",
+        "One row a model: its weights, its tokenizer, its float type.",
+        {
+            "model_id": "from the content of weights and tokenizer",
+            "name": "what every other view calls `model`",
+            "source": "Hugging Face id, folder or file that it was read from",
+            "revision": "commit of the hub repository, if it came from one",
+            "architecture": "`model_type` of its config",
+            "width": "d_model",
+            "n_layers": "blocks",
+            "d_ffn": "width of the FFN's hidden layer",
+            "vocab_size": "rows of the token embedding",
+            "dtype": "float type that it was run in",
+            "weights_sha256": "over names, types, shapes and bytes of the tensors",
+            "tokenizer_sha256": "over the tokenizer's definition",
+            "random_init_seed": "set if the weights are random: a control",
+            "added_at": "UTC",
+        },
+        """SELECT model_id, name, source, revision, architecture, width, n_layers, d_ffn, vocab_size, dtype,
+  weights_sha256, tokenizer_sha256, random_init_seed, added_at FROM model""",
+    ),
+    View(
+        "runs",
+        "One row a job: what was asked, with what versions, how far it is, and where the time went.",
+        {
+            "run_id": "from the content of what it read and its parameters",
+            "job": "`types`, `types_bos` or `states`",
+            **_MODEL,
+            "status": "`running`, `done` or `failed`; a killed job stays `running` until it is resumed",
+            "params": "JSON",
+            "versions": "JSON: of signarium and the libraries that computed it",
+            "device": "that the model ran on",
+            "tokens": "committed so far",
+            "tokens_per_s": "over the wall time of its shards",
+            "forward_s": "seconds in the model",
+            "pack_s": "seconds taking and packing signs",
+            "write_s": "seconds loading rows",
+            "started_at": "UTC",
+            "finished_at": "UTC",
+        },
+        """SELECT r.run_id, r.job, m.name AS model,
+  CASE WHEN r.failure IS NOT NULL THEN 'failed' WHEN r.finished_at IS NOT NULL THEN 'done' ELSE 'running' END AS status,
+  r.params::JSON AS params, r.versions::JSON AS versions, r.device, coalesce(h.tokens, 0) AS tokens,
+  h.tokens / nullif(h.wall_s, 0) AS tokens_per_s, h.forward_s, h.pack_s, h.write_s, r.started_at, r.finished_at
+FROM run r JOIN model m USING (model_id)
+LEFT JOIN (SELECT run_id, sum(tokens)::BIGINT AS tokens, sum(wall_s) AS wall_s, sum(forward_s) AS forward_s,
+  sum(pack_s) AS pack_s, sum(write_s) AS write_s FROM shard GROUP BY run_id) h USING (run_id)""",
+    ),
+    View(
+        "sites",
+        "One row a site that has been ingested.",
+        {
+            "site_id": "model_id and site",
+            **_SITE,
+            "point": "`embed`, `resid_post`, `k`, ...",
+            "layer": "block, from 0; NULL where the point belongs to none",
+            "width": "dimensions",
+        },
+        """SELECT s.site_id, m.name AS model, s.name AS site, s.point, s.layer, s.width
+FROM site s JOIN model m USING (model_id)""",
+    ),
+    View(
+        "code_sets",
+        "One row a code set: the unit of storage and of indexing.",
+        {
+            "code_set_id": "from run, site, subject, centre and basis",
+            "run_id": "the job that wrote it",
+            **_SITE,
+            "subject": "what a code stands for: `type`, `type_bos` (the token behind a BOS) or `state`",
+            "centre": _CODE_SET["centre"],
+            "basis": _CODE_SET["basis"],
+            "width": "bits",
+            "n": "codes",
+            "indexed": "whether an index over all of them was built",
+        },
+        """SELECT cs.code_set_id, cs.run_id, m.name AS model, s.name AS site, cs.subject, cs.centre, cs.basis, cs.width,
+  coalesce(h.n, 0) AS n, coalesce(i.n = h.n, false) AS indexed
+FROM code_set cs JOIN site s USING (site_id) JOIN model m USING (model_id)
+LEFT JOIN (SELECT run_id, sum(tokens)::BIGINT AS n FROM shard GROUP BY run_id) h USING (run_id)
+LEFT JOIN (SELECT code_set_id, max(n) AS n FROM index_part GROUP BY code_set_id) i USING (code_set_id)""",
+    ),
+    View(
+        "codes",
+        "One row a code, whatever it stands for.",
+        {"code_set_id": "see `code_sets`", "item": "token_id, state_id, ... as the subject says", "code": _CODE["code"]},
+        "SELECT code_set_id, item, code FROM code_row",
+    ),
+    View(
+        "documents",
+        "One row a window of text as the model saw it.",
+        {
+            "document_id": "from the text's content and the window's number",
+            "source": "file, or `file:record`",
+            "chunk": "number of the window in its source, from 0",
+            "sha256": "of `text`",
+            "n_tokens": "special tokens included",
+            "text": "the exact slice of the source",
+        },
+        "SELECT document_id, source, chunk, sha256, n_tokens, text FROM document_row",
+    ),
+    View("types", "One row a vocabulary token alone (one position), per site, centre and basis.", _TYPES, _types("type")),
+    View(
+        "types_bos",
+        "The same with the BOS token in front (`ingest --bos`); the centre is still that of the types alone.",
+        _TYPES,
+        _types("type_bos"),
+    ),
+    View(
+        "states",
+        "One row a token in its text, per site, centre and basis.",
+        {
+            **_CODE_SET,
+            "state_id": "from the text's content and the token's place; the same at every site",
+            "document_id": "see `documents`",
+            "position": "in the window, from 0",
+            "token_id": "row of the vocabulary",
+            "token": "its text, leading space included",
+            "is_first": "position 0, where activations are atypical",
+            **_CODE,
+        },
+        f"""SELECT m.name AS model, s.name AS site, cs.centre, cs.basis, c.item AS state_id, w.document_id, w.position,
+  w.token_id, t.token, w.position = 0 AS is_first, c.norm, c.code
+{_FROM_CODES}
+JOIN state_row w ON w.state_id = c.item
+LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = w.token_id
+WHERE cs.subject = 'state'""",
+    ),
+    View("dimensions", "One row a dimension: its sign statistics over the vocabulary.", _DIMENSIONS, _dimensions("type")),
+    View(
+        "dimensions_bos",
+        "The same over the types behind a BOS token.",
+        _DIMENSIONS,
+        _dimensions("type_bos"),
+    ),
+    View(
+        "measurements",
+        "One row a figure, each beside the control that could explain it away.",
+        {
+            "run_id": "the job that measured it",
+            **_SITE,
+            "subject": "what it is about",
+            "subject_id": "which one; empty for the whole site",
+            "metric": "what was measured",
+            "control": "`none` for the figure itself, else the control",
+            "split": "`in_sample` or `held_out`",
+            "value": "the figure",
+            "n": "how many things it was measured on",
+            "seed": "of what was random in it",
+        },
+        """SELECT x.run_id, m.name AS model, s.name AS site, x.subject, x.subject_id, x.metric, x.control, x.split,
+  x.value, x.n, x.seed
+FROM measurement x JOIN site s USING (site_id) JOIN model m USING (model_id)""",
+    ),
+)
+
+MACROS: tuple[Macro, ...] = (
+    Macro("hamming", ("a", "b"), "bits in which two codes differ", "bit_count(xor((a)::BIT, (b)::BIT))"),
+    Macro(
+        "agreement",
+        ("code", "mask", "polarity"),
+        "share of the dimensions in `mask` on which `code` has the sign that `polarity` expects",
+        "1 - bit_count(xor((code)::BIT, (polarity)::BIT) & (mask)::BIT) / nullif(bit_count((mask)::BIT), 0)",
+    ),
+    Macro("sign_bit", ("code", "dim"), "the bit of one dimension: 1 is positive", "get_bit((code)::BIT, (dim)::INTEGER)"),
+    Macro(
+        "bit",
+        ("code", "dim"),
+        'the same; BIT is a word of DuckDB\'s grammar, so write `"bit"(code, dim)`',
+        "get_bit((code)::BIT, (dim)::INTEGER)",
+    ),
+)
+
+
+def install(execute: Callable[[str], object]) -> None:
+    """Define every view and macro through `execute`, in the transaction that the caller holds."""
+    for macro in MACROS:
+        execute(f'CREATE OR REPLACE MACRO "{macro.name}"({", ".join(macro.arguments)}) AS {macro.expression}')
+    for view in VIEWS:
+        execute(f"CREATE OR REPLACE VIEW {view.name} AS {view.query}")
+
+
+def view(name: str) -> View:
+    """The view called `name`; KeyError if there is none."""
+    return {one.name: one for one in VIEWS}[name]

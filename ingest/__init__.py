@@ -1,0 +1,1 @@
+"""The jobs that fill a catalogue, and access to models in one place."""

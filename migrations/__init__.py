@@ -1,0 +1,1 @@
+"""Making a catalogue and bringing an older one up to date (Alembic)."""

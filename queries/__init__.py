@@ -1,0 +1,1 @@
+"""Reading a catalogue: functions that return rows and print nothing."""
