@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from . import schema
 from .codes import Codes
 from .errors import InvalidInput
+from .ids import PLACE_BITS
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-    from sqlalchemy import Table
+    from sqlalchemy import Column, Table
     from sqlalchemy.orm import Session
 
 ROW_GROUP = 122_880
@@ -73,6 +74,20 @@ def insert(session: Session, table: Table, columns: Mapping[str, Any]) -> int:
     if data.num_rows:
         insert_from_arrow(session.connection(), table, data)
     return int(data.num_rows)
+
+
+def present(session: Session, column: Column[int], keys: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of `keys` stand in a bulk table's `column` already; same shape as `keys`.
+
+    Keys of one text lie side by side, so each text is one range that DuckDB finds by its zone maps.
+    """
+    from sqlalchemy import select
+
+    there: list[int] = []
+    for base in np.unique(keys >> PLACE_BITS):
+        own = keys[keys >> PLACE_BITS == base]
+        there += session.scalars(select(column).where(column.between(int(own.min()), int(own.max()))))
+    return np.isin(keys, np.array(there, dtype=np.int64))
 
 
 def code_columns(code_set_id: int, items: NDArray[np.int64], norms: NDArray[np.float32], codes: Codes) -> pa.Table:

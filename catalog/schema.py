@@ -113,6 +113,7 @@ class TextFile(Base):
     name: Mapped[str] = mapped_column(String)
     sha256: Mapped[str] = mapped_column(String)
     size: Mapped[int] = mapped_column(BigInteger)
+    kind: Mapped[str] = mapped_column(String)
     tokenizer_sha256: Mapped[str] = mapped_column(String)
     context: Mapped[int] = mapped_column(Integer)
     added_at: Mapped[datetime] = mapped_column(DateTime)
@@ -151,6 +152,9 @@ document_row = _bulk(
     "document_row", document_id=BigInteger, source=String, chunk=Integer, sha256=String, n_tokens=Integer, text=String
 )
 """One window of text as the model saw it."""
+
+run_text = _bulk("run_text", run_id=String, place=Integer, text_id=BigInteger)
+"""The texts of a run, in the order in which it reads them."""
 
 token_row = _bulk("token_row", tokenizer=String, token_id=Integer, token=String)
 """The decoded text of each row of a vocabulary, by the tokenizer's hash."""

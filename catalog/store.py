@@ -120,10 +120,12 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
                 break
             except (duckdb.Error, DBAPIError) as error:
                 pause = _wait_or_raise(path, _cause(error), started, wait_seconds(WRITE_WAIT_S), pause)
-        with connection, Session(bind=connection) as session:
+        with connection, Session(bind=connection, expire_on_commit=False) as session:
             if check:
                 raw = connection.exec_driver_sql
                 check_revision(path, _fetch_revision(path, lambda q: raw(q).fetchall()))
+                # Ends the transaction of the check; else the session would join it and not commit.
+                connection.rollback()
             try:
                 yield session
                 session.commit()

@@ -77,7 +77,9 @@ def parse_sites(spec: str, available: Sequence[Site], notes: Mapping[str, str] |
                 raise SiteError(f"{point} has no layers ({item!r})", f"write {point}")
             wanted.add(_existing(Site(point), available, notes))
         elif not layers:
-            raise SiteError(f"{item!r} names no layer", f"write {point}.* or {point}.0-{max(n_layers - 1, 0)}")
+            raise SiteError(
+                f"{item!r} names no layer", f"write {point}.* or {point}.0-{max(n_layers - 1, 0)}"
+            )
         elif layers == "*":
             found = [s for s in available if s.point == point]
             # Asking for every layer of a point is asking for those that are there; none at all is a mistake.
@@ -173,7 +175,7 @@ class RecordingCache(Cache):
         self._seen = seen
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Shows keys and values and returns them."""
         if self._seen is not None:
@@ -248,7 +250,7 @@ class _AttentionSpy(TorchFunctionMode):
 
 
 @contextmanager
-def _hooks() -> Iterator[list[Any]]:
+def hooks() -> Iterator[list[Any]]:
     handles: list[Any] = []
     try:
         yield handles
@@ -292,7 +294,7 @@ def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record
     def attended(key: Tensor, value: Tensor) -> None:
         record.attended.append((running(), key.clone(), value.clone()))
 
-    with _hooks() as handles, torch.inference_mode(), _AttentionSpy(attended):
+    with hooks() as handles, torch.inference_mode(), _AttentionSpy(attended):
         for path, module in model.named_modules():
             if path:
                 handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
@@ -303,7 +305,9 @@ def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record
         output = model(input_ids=input_ids, **kwargs)
     last = copy(first_tensor(output))
     if last is None:
-        raise SiteError("the model's output is no hidden state", "only text models with a residual stream work")
+        raise SiteError(
+            "the model's output is no hidden state", "only text models with a residual stream work"
+        )
     record.last = last
     return record
 
@@ -320,12 +324,16 @@ def find_layout(
         SiteError: if the blocks or the residual stream are not where the config says.
     """
     record = _record(model, input_ids, accepts_cache)
+    if not record.last.isfinite().all():
+        kind = str(record.last.dtype).removeprefix("torch.")
+        raise SiteError(f"{type(model).__name__} gives NaN or infinity in {kind}", "pass --dtype float32")
     blocks = _blocks(model, record, n_layers, width)
     layout = Layout(width, n_layers, d_ffn or 0, _is_causal(record.last))
     layout.uses_cache = accepts_cache
     _take_embedding(layout, model, record)
+    like: tuple[_Block, _Parts] | None = None
     for layer, block in enumerate(blocks):
-        _take_block(layout, record, layer, block)
+        like = _take_block(layout, record, layer, block, like) or like
     _take_final_norm(layout, record, blocks[-1])
     ffn_widths = {w for s, w in layout.widths.items() if s.point == "ffn"}
     if ffn_widths:
@@ -334,7 +342,7 @@ def find_layout(
 
 
 def _is_causal(last: Tensor) -> bool:
-    # The rows differ in their last token alone, so only attention to later tokens can carry that to earlier ones.
+    # The rows differ in their last token alone; only attention to later tokens carries that to earlier ones.
     difference = (last[0].float() - last[1].float()).abs().amax(dim=-1)
     return bool(difference[:-1].max() <= 1e-3 * difference[-1])
 
@@ -362,7 +370,7 @@ def _blocks(model: nn.Module, record: _Record, n_layers: int, width: int) -> lis
 
 
 def _close(target: Tensor, *terms: Tensor) -> Tensor:
-    """How far `target` is from the sum of `terms`, in roundings; shapes broadcast, the last three are summed up.
+    """How far `target` is from the sum of `terms`, in roundings, over the last three dimensions; broadcasts.
 
     Element by element, in units of the rounding of the terms: a tolerance in any other unit would let a
     small sublayer hide behind a large residual stream.
@@ -377,8 +385,8 @@ def _close(target: Tensor, *terms: Tensor) -> Tensor:
     return roundings.amax(dim=(-1, -2, -3))
 
 
-# Two additions in any order and one cast are at most about three roundings.
-_ROUNDINGS = 4.0
+# Two additions, in any order, round by at most half a unit each.
+_ROUNDINGS = 1.5
 
 
 @dataclass
@@ -392,13 +400,11 @@ class _Block:
     attention: str  # path of the module that attended, or ""
 
 
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return torch.stack(tensors)
-
-
 def _block_calls(record: _Record, event: _Event, width: int) -> _Block:
     inside = [e for e in record.events if event.entered < e.entered and e.left < event.left]
-    outputs = sorted((e for e in inside if e.output is not None and e.output.shape[-1] == width), key=lambda e: e.left)
+    outputs = sorted(
+        (e for e in inside if e.output is not None and e.output.shape[-1] == width), key=lambda e: e.left
+    )
     inputs = [(e, w) for e in inside for w, x in e.inputs.items() if x.shape[-1] == width]
     prefix = event.path + "."
     ran = [p for p, *_ in record.cached if p.startswith(prefix)] or [
@@ -407,79 +413,142 @@ def _block_calls(record: _Record, event: _Event, width: int) -> _Block:
     return _Block(event, inside, outputs, inputs, ran[0] if ran else "")
 
 
+def _outputs(block: _Block) -> Tensor:
+    return torch.stack([e.output for e in block.outputs if e.output is not None])
+
+
 def _sums(base: Tensor, block: _Block) -> Tensor:
     """[output, input]: how far each input of a module in the block is from `base` plus each output."""
-    outs = _stack([e.output for e in block.outputs if e.output is not None])
-    ins = _stack([e.inputs[w] for e, w in block.inputs])
-    return torch.stack([_close(ins, base, out) for out in outs])
+    ins = torch.stack([e.inputs[w] for e, w in block.inputs])
+    return torch.stack([_close(ins, base, out) for out in _outputs(block)])
 
 
-def _take_block(layout: Layout, record: _Record, layer: int, event: _Event) -> None:
-    """Adds the sites of one block to `layout`, or the reasons why they are not there."""
+@dataclass
+class _Parts:
+    """The pieces of a block's residual stream.
+
+    sequential: resid_pre + attn = mid, seen going into a module, and mid + mlp = resid_post.
+    parallel: resid_pre + attn + mlp = resid_post; there is no `mid`.
+    post-norm: mid = norm(resid_pre + attn) and resid_post = norm(mid + mlp); `mid` and `last` are the norms.
+    """
+
+    style: str
+    attn: _Event
+    mlp: _Event
+    mid: _Event | None = None
+    mid_where: int | str = 0
+    last: _Event | None = None
+    last_where: int | str = 0
+
+    def hold(self, resid_pre: Tensor, resid_post: Tensor) -> bool:
+        """Whether the sums above come out."""
+        attn, mlp = self.attn.output, self.mlp.output
+        if attn is None or mlp is None or not (attn.shape == mlp.shape == resid_pre.shape):
+            return False
+        if self.mid is None:
+            return bool(_close(resid_post, resid_pre, attn, mlp) <= _ROUNDINGS)
+        total = self.mid.inputs.get(self.mid_where)
+        if total is None or total.shape != resid_pre.shape or _close(total, resid_pre, attn) > _ROUNDINGS:
+            return False
+        if self.last is None:
+            return bool(_close(resid_post, total, mlp) <= _ROUNDINGS)
+        final, mid = self.last.inputs.get(self.last_where), self.mid.output
+        if final is None or mid is None or final.shape != mid.shape or _close(final, mid, mlp) > _ROUNDINGS:
+            return False
+        return self.last.output is not None and _equal(self.last.output, resid_post)
+
+    def moved_to(self, old: _Block, new: _Block) -> _Parts | None:
+        """The same places in another block."""
+        there = {e.path.removeprefix(new.event.path): e for e in new.inside}
+
+        def move(event: _Event | None) -> _Event | None:
+            return None if event is None else there.get(event.path.removeprefix(old.event.path))
+
+        attn, mlp, mid, last = map(move, (self.attn, self.mlp, self.mid, self.last))
+        if (
+            attn is None
+            or mlp is None
+            or (mid is None) != (self.mid is None)
+            or (last is None) != (self.last is None)
+        ):
+            return None
+        return _Parts(self.style, attn, mlp, mid, self.mid_where, last, self.last_where)
+
+
+def _take_block(
+    layout: Layout, record: _Record, layer: int, event: _Event, like: tuple[_Block, _Parts] | None
+) -> tuple[_Block, _Parts] | None:
+    """Adds the sites of one block to `layout`, or the reasons why they are not there.
+
+    `like` is what an earlier block looked like; this one most often looks the same, and checking is much
+    faster than searching.
+    """
     width = layout.width
     block = _block_calls(record, event, width)
-    where, resid_pre = next((w, x) for w, x in event.inputs.items())
+    where, resid_pre = next(iter(event.inputs.items()))
     assert event.output is not None
     if resid_pre.shape[-1] != width:
-        raise SiteError(f"the input of {event.path} is {resid_pre.shape[-1]} wide (argument {where}), not {width}")
+        raise SiteError(
+            f"the input of {event.path} is {resid_pre.shape[-1]} wide (argument {where}), not {width}"
+        )
     _add(layout, Site("resid_post", layer), Tap("out", event.module, event.path), width, event.left)
-    named = f"{event.path}, a {type(event.module).__name__}"
 
-    style, parts = "unknown", None
-    if block.outputs and block.inputs:
-        for style, find in (("sequential", _sequential), ("parallel", _parallel), ("post-norm", _post_norm)):
-            if (parts := find(block, resid_pre, event.output)) is not None:
-                break
-        else:
-            style = "unknown"
-    layout.styles.append(style)
+    parts = like[1].moved_to(like[0], block) if like else None
+    if parts is None or not parts.hold(resid_pre, event.output):
+        parts = _search(block, resid_pre, event.output)
+    layout.styles.append(parts.style if parts else "unknown")
+    mid_site = Site("resid_mid", layer)
     if parts is None:
-        why = f"no outputs of two sublayers add up to the residual stream of {named}"
+        what = f"no outputs of two sublayers add up to the residual stream of {event.path}"
+        why = f"{what}, a {type(event.module).__name__}"
         layout.notes.update({Site(p, layer).name: why for p in ("attn_out", "resid_mid", "mlp_out")})
     else:
-        attn, mid, mlp = parts
+        attn, mlp, mid = parts.attn, parts.mlp, parts.mid
         _add(layout, Site("attn_out", layer), Tap("out", attn.module, attn.path), width, attn.left)
         _add(layout, Site("mlp_out", layer), Tap("out", mlp.module, mlp.path), width, mlp.left)
         if mid is None:
             why = f"attention and FFN of {event.path} run in parallel on the same residual stream"
-            layout.notes[Site("resid_mid", layer).name] = why
+            layout.notes[mid_site.name] = why
+        elif parts.last is None:
+            _add(layout, mid_site, Tap("in", mid.module, mid.path, parts.mid_where), width, mid.entered)
         else:
-            _add(layout, Site("resid_mid", layer), mid[0], width, mid[1])
+            _add(layout, mid_site, Tap("out", mid.module, mid.path), width, mid.left)
     _take_keys(layout, record, layer, block)
-    _take_ffn(layout, layer, block, parts[2] if parts else None)
+    _take_ffn(layout, layer, block, parts.mlp if parts else None)
+    return (block, parts) if parts else None
 
 
-_Parts = tuple[_Event, tuple[Tap, int] | None, _Event]
+def _search(block: _Block, resid_pre: Tensor, resid_post: Tensor) -> _Parts | None:
+    if not block.outputs or not block.inputs:
+        return None
+    for find in (_sequential, _parallel, _post_norm):
+        if (parts := find(block, resid_pre, resid_post)) is not None:
+            return parts
+    return None
 
 
 def _sequential(block: _Block, resid_pre: Tensor, resid_post: Tensor) -> _Parts | None:
-    """resid_pre + attn_out = resid_mid, seen going into a module, and resid_mid + mlp_out = resid_post."""
-    outs = _stack([e.output for e in block.outputs if e.output is not None])
+    outs = _outputs(block)
     for i, j in _pairs(_sums(resid_pre, block)):
         attn, (reader, where) = block.outputs[i], block.inputs[j]
         if reader.entered < attn.left:
             continue
         rest = _close(resid_post, reader.inputs[where], outs)
-        for k in torch.argsort(rest, stable=True).tolist():
-            if rest[k] > _ROUNDINGS:
-                break
-            mlp = block.outputs[k]
-            if mlp.left > reader.entered and mlp.left > attn.left:
-                mid = Tap("in", reader.module, reader.path, where)
-                first = min((e for e in block.outputs if _same(e, mlp)), key=lambda e: e.left)
-                return attn, (mid, reader.entered), first
+        later = [k for k, e in enumerate(block.outputs) if e.left > reader.entered and rest[k] <= _ROUNDINGS]
+        if later:
+            best = min(later, key=lambda k: (round(float(rest[k]), 3), k))
+            return _Parts("sequential", attn, block.outputs[best], reader, where)
     return None
 
 
 def _parallel(block: _Block, resid_pre: Tensor, resid_post: Tensor) -> _Parts | None:
-    """resid_pre + attn_out + mlp_out = resid_post."""
     best: tuple[float, _Event, _Event] | None = None
-    for i, first in enumerate(block.outputs):
-        for second in block.outputs[i + 1 :]:
-            assert first.output is not None and second.output is not None
-            error = float(_close(resid_post, resid_pre, first.output, second.output))
-            if error <= _ROUNDINGS and (best is None or error < best[0]):
-                best = (error, first, second)
+    outs = _outputs(block)
+    for i, first in enumerate(block.outputs[:-1]):
+        errors = _close(resid_post, resid_pre, outs[i], outs[i + 1 :])
+        j = int(errors.argmin())
+        if errors[j] <= _ROUNDINGS and (best is None or round(float(errors[j]), 3) < best[0]):
+            best = (round(float(errors[j]), 3), first, block.outputs[i + 1 + j])
     if best is None:
         return None
     _, attn, mlp = best
@@ -489,33 +558,31 @@ def _parallel(block: _Block, resid_pre: Tensor, resid_post: Tensor) -> _Parts | 
 
     if attends(mlp) and not attends(attn):
         attn, mlp = mlp, attn
-    return attn, None, mlp
+    return _Parts("parallel", attn, mlp)
 
 
 def _post_norm(block: _Block, resid_pre: Tensor, resid_post: Tensor) -> _Parts | None:
-    """resid_mid = norm(resid_pre + attn_out) and resid_post = norm(resid_mid + mlp_out)."""
     norms = [(e, w) for e, w in block.inputs if e.output is not None and e.output.shape == resid_pre.shape]
     for i, j in _pairs(_sums(resid_pre, block)):
-        norm, where = block.inputs[j]
-        attn = block.outputs[i]
-        if (norm, where) not in norms or norm.entered < attn.left or norm.output is None:
+        attn, (norm, where) = block.outputs[i], block.inputs[j]
+        if (norm, where) not in norms or norm.entered < attn.left:
             continue
         for mlp in block.outputs:
-            if mlp.left < norm.left or mlp.output is None:
-                continue
             for last, last_where in norms:
-                if last.entered < mlp.left or last.output is None:
-                    continue
-                if _close(last.inputs[last_where], norm.output, mlp.output) > _ROUNDINGS:
-                    continue
-                if torch.equal(last.output, resid_post):
-                    return attn, (Tap("out", norm.module, norm.path), norm.left), mlp
+                parts = _Parts("post-norm", attn, mlp, norm, where, last, last_where)
+                if norm.left < mlp.left < last.entered and parts.hold(resid_pre, resid_post):
+                    return parts
     return None
 
 
 def _pairs(errors: Tensor) -> list[tuple[int, int]]:
     """Indices of the sums that hold, the best first; of equals the earliest."""
-    hold = [(round(float(e), 3), i, j) for i, row in enumerate(errors) for j, e in enumerate(row) if e <= _ROUNDINGS]
+    hold = [
+        (round(float(e), 3), i, j)
+        for i, row in enumerate(errors)
+        for j, e in enumerate(row)
+        if e <= _ROUNDINGS
+    ]
     return [(i, j) for _, i, j in sorted(hold)]
 
 
@@ -536,7 +603,9 @@ def _take_embedding(layout: Layout, model: Any, record: _Record) -> None:
     module = model.get_input_embeddings()
     calls = [e for e in record.events if e.module is module]
     if len(calls) != 1 or calls[0].output is None:
-        raise SiteError(f"the token embedding of {type(model).__name__} ran {len(calls)} times in one pass, not once")
+        raise SiteError(
+            f"the token embedding of {type(model).__name__} ran {len(calls)} times in one pass, not once"
+        )
     _add(layout, Site("embed"), Tap("out", module, calls[0].path), calls[0].output.shape[-1], calls[0].left)
 
 
@@ -553,14 +622,19 @@ def _take_final_norm(layout: Layout, record: _Record, last_block: _Event) -> Non
         # A wrapper that is entered before its only child sees the same input; the chain takes either way out.
         chain.append(event)
         is_map = any(p.dim() > 1 for p in event.module.parameters())
-        if norm is None and event.output.shape[-1] == layout.width and not is_map and not _equal(event.output, stream):
+        if (
+            norm is None
+            and event.output.shape[-1] == layout.width
+            and not is_map
+            and not _equal(event.output, stream)
+        ):
             norm = event
         stream = event.output
     if not _equal(record.last, stream):
         ran = ", ".join(e.path for e in chain) or "no module"
         raise SiteError(
-            f"the output of the last block ({last_block.path}) does not lead to the model's last hidden state "
-            f"(through {ran})"
+            f"the output of the last block ({last_block.path}) does not lead to the model's last hidden "
+            f"state (through {ran})"
         )
     site = Site("final_norm")
     if norm is None:
@@ -582,7 +656,9 @@ def _take_keys(layout: Layout, record: _Record, layer: int, block: _Block) -> No
         _, time, index, *kv = cached[0]
         if all(x.dim() == 4 and x.shape[0] == batch and x.shape[2] == length for x in kv):
             for which, (site, x) in enumerate(zip((k_site, v_site), kv, strict=True)):
-                _add(layout, site, Tap("cache", where=which, cache_layer=index), x.shape[1] * x.shape[3], time)
+                _add(
+                    layout, site, Tap("cache", where=which, cache_layer=index), x.shape[1] * x.shape[3], time
+                )
             return
         why = f"what {cached[0][0]} puts into its cache is not [batch, head, position, head_dim]"
     elif cached:
@@ -631,7 +707,9 @@ def _take_ffn(layout: Layout, layer: int, block: _Block, mlp: _Event | None) -> 
     else:
         ends = not has_experts
     if not ends:
-        layout.notes[site.name] = f"{event.path} is not all of the FFN's last linear map (a mixture of experts?)"
+        layout.notes[site.name] = (
+            f"{event.path} is not all of the FFN's last linear map (a mixture of experts?)"
+        )
         return
     where, x = next(iter(event.inputs.items()))
     _add(layout, site, Tap("in", event.module, event.path, where), x.shape[-1], event.entered)

@@ -15,7 +15,8 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,10 +50,10 @@ class TextFile:
 class Window:
     """One document: at most `context` tokens of one source.
 
-    `source` is the file's name, `NAME:LINE` in a `.jsonl` (lines count from 1, as editors do) or `NAME:ROW` in
-    a `.parquet` (rows count from 0, as DuckDB's `file_row_number` does). `chunk` counts a source's windows from
+    `source` is the file's name, `NAME:LINE` in a `.jsonl` (lines count from 1, as in editors) or `NAME:ROW`
+    in a `.parquet` (rows count from 0, as DuckDB's `file_row_number`). `chunk` counts a source's windows from
     0. `ids` is int32, shape (n_tokens,), with the special tokens. `text` is the slice of the source from the
-    start of the window's first token to the start of the next window's; a source's texts joined are the source.
+    start of the window's first token to the start of the next one's: a source's texts joined are the source.
     """
 
     source: str
@@ -218,9 +219,9 @@ def _characters(file: TextFile) -> Iterator[str]:
     with _open(file.path, file.name) as stream:
         decoder, fed, first = codecs.getincrementaldecoder("utf-8")("strict"), 0, True
         for piece in _Verified(file, stream).pieces():
+            text = _decoded(decoder, piece, fed, file.name)
             if (nul := piece.find(b"\0")) >= 0:
                 raise TextError(f"{file.name} is a binary file (NUL at byte {fed + nul})", "pass UTF-8 text")
-            text = _decoded(decoder, piece, fed, file.name)
             fed += len(piece)
             if text and first:
                 text, first = text.removeprefix("\ufeff"), False
@@ -321,11 +322,17 @@ def _rows(file: TextFile) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive tokens of a source, the text they come from, and where in it each token starts."""
+    """Consecutive tokens of a source and the text they come from."""
 
     text: str
-    ids: Sequence[int]
-    starts: Sequence[int]
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    first: int
+    shift: int
+
+    def start(self, index: int) -> int:
+        """Where token `index` starts in `text`. Few are asked for, so no list of them is made."""
+        return self.offsets[self.first + index][0] + self.shift
 
 
 class _Block:
@@ -357,9 +364,8 @@ class _Block:
 
     def part(self, first: int, cut: int, last: int, end: int) -> _Part:
         """Tokens `first` to `last`, over the characters from `cut` to `end` of the source."""
-        shift = self.start - cut
-        starts = [begin + shift for begin, _ in self.offsets[first:last]]
-        return _Part(self.text[cut - self.start : end - self.start], self.ids[first:last], starts)
+        text = self.text[cut - self.start : end - self.start]
+        return _Part(text, self.ids[first:last], self.offsets, first, self.start - cut)
 
 
 def _splice(left: _Block, first: int, right: _Block) -> tuple[int, int] | None:
@@ -367,7 +373,9 @@ def _splice(left: _Block, first: int, right: _Block) -> tuple[int, int] | None:
 
     A tokenizer looks at both sides of a place; `left` lacks what is right of its end and `right` what is left
     of its start. So both must agree for a while on both sides: 16 tokens where a word starts at white space,
-    128 elsewhere, which is more than the 100 characters at which a WordPiece word turns into one unknown token.
+    128 elsewhere, more than the 100 characters at which a WordPiece word turns into one unknown token.
+    One thing can differ from a single call: a Unigram model settles ties between equally likely readings of a
+    repeated character by the rounding of its running sum, which starts anew with a block.
     """
     low = (
         next(
@@ -556,12 +564,12 @@ def windows(
     """The documents of a file, in order, without overlap, each of at most `context` tokens.
 
     `prefix` and `suffix` (BOS; CLS and SEP) stand in every window, within `context`. A source without a token
-    gives no window. `start_window` leaves out the file's first windows, which still have to be tokenized. A slow
-    tokenizer knows no offsets: its windows' texts are their decoded ids, and it holds a source whole.
+    gives no window. `start_window` leaves out the file's first windows, which still have to be tokenized. A
+    slow tokenizer knows no offsets: its windows' texts are their decoded ids, and it holds a source whole.
 
-    Raises InvalidInput at once when `context` has no room for a token or the tokenizer cannot be copied;
-    TextError while reading, for a file that is not UTF-8, holds NUL, has a record without text, or changed since
-    `find_texts` (a change that leaves the size alone shows only when the end is reached).
+    Raises InvalidInput at once when `context` has no room for a token or the tokenizer cannot be copied.
+    Raises TextError while reading, for a file that is not UTF-8, holds NUL, has a record without text, or
+    changed since `find_texts` (a change that leaves the size alone shows only when the end is reached).
     """
     room = _room(context, prefix, suffix)
     if start_window < 0:
@@ -602,24 +610,25 @@ def _numbered(
 def _cuts(sources: Iterator[tuple[str, Iterator[_Part]]], room: int) -> Iterator[_Cut]:
     for source, parts in sources:
         chunk = 0
-        text, ids, starts = "", list[int](), list[int]()
+        text, ids = "", list[int]()
         for part in parts:
-            starts += [start + len(text) for start in part.starts]
+            kept, before = len(ids), len(text)
             text += part.text
             ids += part.ids
-            # A window ends where the next one's first token starts, so the last one waits.
+            # A window ends where the next one's first token starts, so the last one waits. What was kept is
+            # no more than one window, so the others start in this part.
             firsts = range(0, len(ids), room)
             if len(firsts) < 2:
                 continue
             # Two tokens of one character share its start, and no text may run backwards.
-            places = np.maximum.accumulate([0, *(starts[i] for i in firsts[1:])]).tolist()
+            places = [0, *(before + part.start(i - kept) for i in firsts[1:])]
+            places = list(accumulate(places, max))
             for (i, k), (low, high) in zip(pairwise(firsts), pairwise(places), strict=True):
-                yield source, chunk, ids[i:k], lambda text=text, low=low, high=high: text[low:high]  # type: ignore[misc]
+                yield source, chunk, ids[i:k], partial(text.__getitem__, slice(low, high))
                 chunk += 1
-            rest, shift = firsts[-1], places[-1]
-            text, ids, starts = text[shift:], ids[rest:], [start - shift for start in starts[rest:]]
+            text, ids = text[places[-1] :], ids[firsts[-1] :]
         if ids:
-            yield source, chunk, ids, lambda text=text: text  # type: ignore[misc]
+            yield source, chunk, ids, partial(str, text)
 
 
 def _slow(file: TextFile, tokenizer: Any, room: int) -> Iterator[_Cut]:

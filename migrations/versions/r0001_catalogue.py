@@ -83,6 +83,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
         sa.Column("tokenizer_sha256", sa.String(), nullable=False),
         sa.Column("context", sa.Integer(), nullable=False),
         sa.Column("added_at", sa.DateTime(), nullable=False),
@@ -117,6 +118,12 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("n_tokens", sa.Integer(), nullable=False),
         sa.Column("text", sa.String(), nullable=False),
+    )
+    op.create_table(
+        "run_text",
+        sa.Column("run_id", sa.String(), nullable=False),
+        sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("text_id", sa.BigInteger(), nullable=False),
     )
     op.create_table(
         "token_row",

@@ -1,0 +1,228 @@
+"""The record of a run, and the thread that commits its shards while the model computes the next one.
+
+A shard is one transaction: its rows and the record that it is done. A run's id comes from the content of what
+it reads, so the same command finds its own shards again and goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from ..catalog import bulk, schema, store
+from .sites import Site
+
+_LIBRARIES = ("signarium", "torch", "transformers", "tokenizers", "duckdb", "numpy")
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """A code set that a run fills."""
+
+    code_set_id: int
+    site: Site
+    site_id: str
+    subject: str
+    centre: str
+    width: int
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is: its identity and what it fills. `texts` are the text_ids that it reads, in order."""
+
+    run_id: str
+    job: str
+    params: dict[str, Any]
+    sets: tuple[SetSpec, ...]
+    texts: tuple[int, ...] = ()
+
+    @property
+    def sites(self) -> list[Site]:
+        """Its sites, each once, in order."""
+        return list(dict.fromkeys(one.site for one in self.sets))
+
+    def of(self, site: Site) -> dict[str, SetSpec]:
+        """Its code sets at `site`, by centre."""
+        return {one.centre: one for one in self.sets if one.site == site}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows ready to be committed: `write` inserts them into the session that it is given."""
+
+    start: int
+    n: int
+    tokens: int
+    forward_s: float
+    pack_s: float
+    wall_s: float
+    write: Callable[[Session], object]
+
+
+def now() -> datetime:
+    """UTC, as the catalogue stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def versions() -> str:
+    """JSON of the versions of the libraries that decide what comes out."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return json.dumps(found)
+
+
+class Journal:
+    """One run in the catalogue, for writing.
+
+    Used as a context manager it runs the writing thread; leaving the block waits for the last shard. An error
+    in the thread is raised by the next `submit`, or at the end of the block.
+    """
+
+    def __init__(self, path: Path, spec: RunSpec, committed: Callable[[int], None]) -> None:
+        self.path, self.spec, self._committed = path, spec, committed
+        self._queue: queue.Queue[Shard | None] = queue.Queue(maxsize=1)
+        self._error: BaseException | None = None
+        self._late_s = 0.0
+        self._thread = threading.Thread(target=self._work, name="shards", daemon=True)
+
+    def begin(self, model: schema.Model, device: str, texts: Sequence[schema.TextFile] = ()) -> int:
+        """Record the run if it is new, and reopen it if not; where its next shard starts."""
+        spec = self.spec
+        with store.writing(self.path) as session:
+            if session.get(schema.Model, model.model_id) is None:
+                session.add(model)
+            for one in spec.sets:
+                if session.get(schema.Site, one.site_id) is None:
+                    session.add(
+                        schema.Site(
+                            site_id=one.site_id,
+                            model_id=model.model_id,
+                            name=one.site.name,
+                            point=one.site.point,
+                            layer=one.site.layer,
+                            width=one.width,
+                        )
+                    )
+            run = session.get(schema.Run, spec.run_id)
+            if run is not None:
+                run.failure = run.finished_at = None
+                shards = session.query(schema.Shard).filter_by(run_id=spec.run_id).all()
+                return max((one.start + one.n for one in shards), default=0)
+            session.add(
+                schema.Run(
+                    run_id=spec.run_id,
+                    job=spec.job,
+                    model_id=model.model_id,
+                    params=json.dumps(spec.params),
+                    versions=versions(),
+                    device=device,
+                    complete=False,
+                    started_at=now(),
+                )
+            )
+            for one in spec.sets:
+                session.add(
+                    schema.CodeSet(
+                        code_set_id=one.code_set_id,
+                        run_id=spec.run_id,
+                        site_id=one.site_id,
+                        subject=one.subject,
+                        centre=one.centre,
+                        basis="standard",
+                        width=one.width,
+                    )
+                )
+            for text in texts:
+                if session.get(schema.TextFile, text.text_id) is None:
+                    session.add(text)
+            bulk.insert(
+                session,
+                schema.run_text,
+                {
+                    "run_id": [spec.run_id] * len(spec.texts),
+                    "place": list(range(len(spec.texts))),
+                    "text_id": list(spec.texts),
+                },
+            )
+        return 0
+
+    def finish(self, complete: bool) -> None:
+        """Record that the run did all that it was asked; `complete` if no part of its content is left."""
+        with store.writing(self.path) as session:
+            run = session.get_one(schema.Run, self.spec.run_id)
+            run.finished_at, run.complete = now(), complete
+
+    def fail(self, reason: str) -> None:
+        """Record why the run stopped. The same command still resumes it."""
+        with store.writing(self.path) as session:
+            run = session.get(schema.Run, self.spec.run_id)
+            if run is not None:
+                run.failure = reason
+
+    # ---- shards ----
+
+    def submit(self, shard: Shard) -> None:
+        """Hand a shard to the writing thread; waits while it is busy with another."""
+        self._raise()
+        self._queue.put(shard)
+
+    def __enter__(self) -> Journal:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if error is None:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (shard := self._queue.get()) is not None:
+            if self._error is None:
+                try:
+                    self._commit(shard)
+                except BaseException as error:
+                    self._error = error
+
+    def _commit(self, shard: Shard) -> None:
+        started = time.perf_counter()
+        with store.writing(self.path) as session:
+            shard.write(session)
+            inserted = time.perf_counter() - started
+            session.add(
+                schema.Shard(
+                    run_id=self.spec.run_id,
+                    start=shard.start,
+                    n=shard.n,
+                    tokens=shard.tokens,
+                    forward_s=shard.forward_s,
+                    pack_s=shard.pack_s,
+                    # What the last commit and checkpoint took is known only now.
+                    write_s=inserted + self._late_s,
+                    wall_s=shard.wall_s,
+                )
+            )
+        self._late_s = time.perf_counter() - started - inserted
+        self._committed(shard.tokens)

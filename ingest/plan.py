@@ -1,0 +1,398 @@
+"""What an ingest has to do: which code sets are still missing, over which texts, and how large it will be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..catalog import schema, store
+from ..catalog.bulk import ROW_GROUP
+from ..catalog.codes import n_bytes
+from ..catalog.errors import InvalidInput, RunConflict
+from ..catalog.ids import int_id, short_id, text_base
+from . import text as texts
+from .journal import RunSpec, SetSpec, now
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+
+JOBS = {"types": "type", "types_bos": "type_bos", "states": "state"}
+"""The jobs of this module's plans, and the subject of the codes that each one writes."""
+
+Unit = tuple[str, str]
+"""A site's name and a centre."""
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """A text as this model's tokenizer cuts it, with its place in the catalogue."""
+
+    file: texts.TextFile
+    row: schema.TextFile
+    counts: texts.Counts
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """One run to do or to go on with.
+
+    `tokens` is where it ends and `tokens_done` what is committed; `complete` says that nothing of its content
+    is left after that. The bytes are what is still to be written.
+    """
+
+    spec: RunSpec
+    texts: tuple[TextPlan, ...]
+    tokens: int
+    tokens_done: int
+    rows: int
+    catalogue_bytes: int
+    index_bytes: int
+    scratch_bytes: int
+    shard_tokens: int
+    complete: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to compute."""
+        return self.tokens_done >= self.tokens
+
+
+@dataclass(frozen=True)
+class OldRun:
+    """A run that is in the catalogue: `finished` did what it was asked, `complete` left nothing of its content."""
+
+    spec: RunSpec
+    finished: bool
+    complete: bool
+    tokens_done: int
+
+
+@dataclass
+class Known:
+    """What the catalogue already holds of one model. Read once, before planning."""
+
+    model_id: str
+    name: str
+    added: bool
+    runs: list[OldRun]
+    means: dict[str, NDArray[np.float64]]
+    tokenizer_known: bool
+
+
+def model_id(model: LoadedModel) -> str:
+    """From the content of the weights and the tokenizer, and the float type that they run in."""
+    return short_id("model", model.weights_sha256, model.tokenizer_sha256, model.dtype)
+
+
+def model_row(model: LoadedModel, name: str) -> schema.Model:
+    """The row of `models` for a loaded model."""
+    return schema.Model(
+        model_id=model_id(model),
+        name=name,
+        source=model.source,
+        revision=model.revision,
+        architecture=model.architecture,
+        width=model.width,
+        n_layers=model.n_layers,
+        d_ffn=model.d_ffn,
+        vocab_size=model.vocab_size,
+        dtype=model.dtype,
+        weights_sha256=model.weights_sha256,
+        tokenizer_sha256=model.tokenizer_sha256,
+        random_init_seed=model.random_init_seed,
+        added_at=now(),
+    )
+
+
+def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
+    """What the catalogue at `path` (which may not exist yet) holds of `model`.
+
+    Raises:
+        RunConflict: if `name` belongs to another model, or these weights are in under another name.
+    """
+    ident = model_id(model)
+    wanted = name or model.name
+    if not path.exists():
+        return Known(ident, wanted, False, [], {}, False)
+    with store.reading(path) as connection:
+        rows = connection.execute("SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name").fetchall()
+        here = next((row for row in rows if row[0] == ident), None)
+        if here is not None:
+            if name is not None and here[1] != name:
+                raise RunConflict(f"these weights are already in the catalogue as {here[1]!r}", "leave --name out")
+            wanted = here[1]
+        else:
+            namesake = next((row for row in rows if row[1] == wanted), None)
+            if namesake is not None:
+                what = f"the same weights in {namesake[2]}" if namesake[3] == model.weights_sha256 else "another model"
+                raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
+        known = Known(ident, wanted, here is not None, [], {}, False)
+        found = connection.execute("SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256])
+        known.tokenizer_known = (found.fetchone() or (0,))[0] >= model.vocab_size
+        known.runs = [_old_run(connection, ident, *row) for row in connection.execute(
+            "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
+            "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
+            [ident],
+        ).fetchall()]
+        whole = {one.spec.run_id for one in known.runs if one.complete and one.spec.job == "types"}
+        for run_id, site, mean in connection.execute(
+            "SELECT d.run_id, s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
+            "WHERE s.model_id = ? AND d.subject = 'type' GROUP BY ALL",
+            [ident],
+        ).fetchall():
+            if run_id in whole:
+                known.means[site] = np.array(mean, dtype=np.float64)
+    return known
+
+
+def _old_run(connection: Any, ident: str, run_id: str, job: str, params: str, finished: bool, complete: bool) -> OldRun:
+    sets = connection.execute(
+        "SELECT c.code_set_id, s.name, s.site_id, c.subject, c.centre, c.width FROM code_set c "
+        "JOIN site s USING (site_id) WHERE c.run_id = ?",
+        [run_id],
+    ).fetchall()
+    specs = [SetSpec(i, Site.from_name(name), *rest) for i, name, *rest in sets]
+    # The order in which the run was planned, which is what its shards were packed in.
+    specs.sort(key=lambda one: (*_site_key(one.site), one.centre == "mean"))
+    text_ids = connection.execute("SELECT text_id FROM run_text WHERE run_id = ? ORDER BY place", [run_id]).fetchall()
+    done = connection.execute("SELECT coalesce(sum(tokens), 0) FROM shard WHERE run_id = ?", [run_id]).fetchone()
+    spec = RunSpec(run_id, job, json.loads(params), tuple(specs), tuple(row[0] for row in text_ids))
+    return OldRun(spec, finished, complete, int(done[0]))
+
+
+def _site_key(site: Site) -> tuple[str, int]:
+    return site.point, -1 if site.layer is None else site.layer
+
+
+# ---- types --------------------------------------------------------------------------------------
+
+
+def plan_types(model: LoadedModel, known: Known, sites: Sequence[Site], bos: bool) -> list[JobPlan]:
+    """Runs of the stage `types` (with `bos`: of the tokens behind a BOS) for those `sites` that lack it."""
+    job = "types_bos" if bos else "types"
+    planned: list[JobPlan] = []
+    missing = list(sites)
+    for old in known.runs:
+        shared = [site for site in missing if site in old.spec.sites]
+        if old.spec.job != job or not shared:
+            continue
+        missing = [site for site in missing if site not in shared]
+        if not old.complete:
+            planned.append(_types_plan(model, old.spec, known, old.tokens_done))
+    if missing:
+        spec = _new_spec(model, known, job, [(site, centre) for site in missing for centre in ("zero", "mean")], {})
+        planned.append(_types_plan(model, spec, known, 0))
+    return planned
+
+
+def _types_plan(model: LoadedModel, spec: RunSpec, known: Known, done: int) -> JobPlan:
+    n = model.vocab_size
+    item = {"float32": 4, "bfloat16": 2, "float16": 2}[model.dtype]
+    return JobPlan(
+        spec=spec,
+        texts=(),
+        tokens=n,
+        tokens_done=done,
+        rows=(n - done) * len(spec.sets),
+        catalogue_bytes=_code_bytes(spec.sets, n - done)
+        + _DIMENSION_BYTES * sum(one.width for one in spec.sets) // 2
+        + (0 if known.tokenizer_known else _TOKEN_BYTES * n),
+        index_bytes=sum(n * n_bytes(one.width) for one in spec.sets),
+        scratch_bytes=sum(n * model.width_of(site) * item for site in spec.sites),
+        shard_tokens=_shard_tokens(spec.sets),
+        complete=True,
+    )
+
+
+# ---- states -------------------------------------------------------------------------------------
+
+
+def place_texts(
+    path: Path,
+    model: LoadedModel,
+    files: Sequence[texts.TextFile],
+    context: int,
+    limit: int | None,
+    counted: Callable[[texts.TextFile, texts.Counts], None],
+) -> list[TextPlan]:
+    """Count the windows of each text, up to `limit` tokens in all, and find, or choose, its range of ids.
+
+    Raises:
+        TextError: if a text cannot be read, or none has a token.
+    """
+    prefix, suffix = model.tokenizer_adds()
+    placed: list[TextPlan] = []
+    taken: dict[int, tuple[str, str, str, int]] = {}
+    if path.exists():
+        with store.reading(path) as connection:
+            for row in connection.execute(
+                "SELECT text_id, sha256, kind, tokenizer_sha256, context FROM text_file"
+            ).fetchall():
+                taken[row[0]] = tuple(row[1:])
+    tokens = 0
+    for file in files:
+        counts = texts.Counts(0, 0, 0)
+        if limit is None or tokens < limit:
+            counts = texts.count(
+                file,
+                model.tokenizer,
+                context,
+                prefix,
+                suffix,
+                None if limit is None else limit - tokens,
+                lambda so_far, file=file: counted(file, so_far),  # type: ignore[misc]
+            )
+        counted(file, counts)
+        tokens += counts.n_tokens
+        if counts.n_tokens >= 1 << 32:
+            raise InvalidInput(f"{file.name} has more than 2**32 tokens", "split it")
+        kind = file.path.suffix.lower() if file.path.suffix.lower() in (".jsonl", ".parquet") else "text"
+        identity = (file.sha256, kind, model.tokenizer_sha256, context)
+        text_id = next(
+            base for base in (text_base(salt, *identity) for salt in range(1000)) if taken.get(base, identity) == identity
+        )
+        taken[text_id] = identity
+        row = schema.TextFile(
+            text_id=text_id,
+            name=file.name,
+            sha256=file.sha256,
+            size=file.size,
+            kind=kind,
+            tokenizer_sha256=model.tokenizer_sha256,
+            context=context,
+            added_at=now(),
+        )
+        placed.append(TextPlan(file, row, counts))
+    if not tokens:
+        raise InvalidInput("the text given with --text holds no token", "give a text with words in it")
+    return placed
+
+
+def plan_states(
+    model: LoadedModel,
+    known: Known,
+    sites: Sequence[Site],
+    placed: Sequence[TextPlan],
+    context: int,
+    limit: int | None,
+    means: Sequence[str],
+) -> list[JobPlan]:
+    """Runs of the stage `states` for those sites, centres and texts that lack it.
+
+    `means` names the sites whose centre `mean` is known by then. A run that was started earlier and needs only
+    texts that are given again is finished first.
+
+    Raises:
+        RunConflict: if an unfinished run shares a text but also reads one that was not given.
+    """
+    units: list[tuple[Site, str]] = [
+        (site, centre) for site in sites for centre in (("zero", "mean") if site.name in means else ("zero",))
+    ]
+    by_id = {one.row.text_id: one for one in placed}
+    missing: dict[tuple[Site, str], list[int]] = {unit: list(by_id) for unit in units}
+    planned: list[JobPlan] = []
+    for old in known.runs:
+        if old.spec.job != "states":
+            continue
+        here = [(one.site, one.centre) for one in old.spec.sets]
+        shared = {text for unit in here for text in missing.get(unit, ()) if text in old.spec.texts}
+        if not shared:
+            continue
+        for unit in here:
+            if unit in missing:
+                missing[unit] = [text for text in missing[unit] if text not in shared]
+        if old.complete:
+            continue
+        if not set(old.spec.texts) <= set(by_id):
+            names = ", ".join(by_id[one].file.name for one in sorted(shared))
+            raise RunConflict(
+                f"{names} is part of an unfinished run ({old.spec.run_id}) that reads other texts too",
+                "give the same --text again to finish it first",
+            )
+        planned.append(_states_plan(old.spec, [by_id[one] for one in old.spec.texts], old.tokens_done, limit))
+    groups: dict[tuple[int, ...], list[tuple[Site, str]]] = {}
+    for unit, left in missing.items():
+        if left:
+            groups.setdefault(tuple(left), []).append(unit)
+    for left, group in groups.items():
+        spec = _new_spec(model, known, "states", group, {"context": context}, left)
+        planned.append(_states_plan(spec, [by_id[one] for one in left], 0, limit))
+    return planned
+
+
+def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int, limit: int | None) -> JobPlan:
+    tokens = sum(one.counts.n_tokens for one in own)
+    windows = sum(one.counts.n_windows for one in own)
+    text_bytes = sum(one.counts.text_bytes for one in own)
+    left = max(0, tokens - done)
+    share = left / tokens if tokens else 0.0
+    return JobPlan(
+        spec=spec,
+        texts=tuple(own),
+        tokens=tokens,
+        tokens_done=done,
+        rows=left * len(spec.sets),
+        catalogue_bytes=_code_bytes(spec.sets, left)
+        + round(share * (_STATE_BYTES * tokens + _WINDOW_BYTES * windows + _TEXT_SHARE * text_bytes)),
+        index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
+        scratch_bytes=0,
+        shard_tokens=_shard_tokens(spec.sets),
+        complete=limit is None or tokens < limit,
+    )
+
+
+def _new_spec(
+    model: LoadedModel,
+    known: Known,
+    job: str,
+    units: Sequence[tuple[Site, str]],
+    params: dict[str, Any],
+    text_ids: Sequence[int] = (),
+) -> RunSpec:
+    named = [[site.name, centre] for site, centre in units]
+    run_id = short_id("run", known.model_id, job, named, params, list(text_ids))
+    sets = tuple(
+        SetSpec(
+            int_id("code_set", run_id, site.name, JOBS[job], centre, "standard"),
+            site,
+            f"{known.model_id}/{site.name}",
+            JOBS[job],
+            centre,
+            model.width_of(site),
+        )
+        for site, centre in sorted(units, key=lambda unit: (*_site_key(unit[0]), unit[1] == "mean"))
+    )
+    shown = {"sites": list(dict.fromkeys(site.name for site, _ in units)), **params}
+    return RunSpec(run_id, job, {**shown, "texts": len(text_ids)} if text_ids else shown, sets, tuple(text_ids))
+
+
+# ---- size ---------------------------------------------------------------------------------------
+# DuckDB's storage, measured: an uncompressed code costs its bytes and a 4-byte offset, a norm 4 bytes; item and
+# code_set_id compress to nearly nothing; blocks of 256 KiB are filled to 98.5%.
+
+_ROW_BYTES = 8.1
+_FILL = 0.985
+_TOKEN_BYTES = 11.0
+_DIMENSION_BYTES = 50
+_STATE_BYTES = 3.0
+_WINDOW_BYTES = 90
+_TEXT_SHARE = 0.55
+EMPTY_BYTES = 1_060_864
+"""A catalogue without rows."""
+
+
+def _code_bytes(sets: Sequence[SetSpec], items: int) -> int:
+    return round(sum(items * (n_bytes(one.width) + _ROW_BYTES) for one in sets) / _FILL)
+
+
+def _shard_tokens(sets: Sequence[SetSpec]) -> int:
+    """Tokens of a shard: those whose codes fill a row group, within reason for a kill to lose."""
+    return max(256, min(65_536, ROW_GROUP // max(1, len(sets))))
+

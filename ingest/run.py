@@ -1,0 +1,290 @@
+"""`ingest`: plan, estimate, run the stages, build the indexes. One call is one command."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..catalog import index, schema, store
+from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, SignariumError
+from . import text as texts
+from .forward import default_batch_tokens
+from .journal import Journal, now
+from .plan import EMPTY_BYTES, JobPlan, Known, TextPlan, look_up, model_id, model_row, place_texts, plan_states, plan_types
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+
+STAGES = ("types", "states")
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an ingest will take, in bytes: the catalogue and its indexes, scratch files on top while it runs."""
+
+    model: str
+    device: str
+    sites: tuple[str, ...]
+    tokens: int
+    rows: int
+    catalogue_bytes: int
+    index_bytes: int
+    scratch_bytes: int
+    free_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """What stays."""
+        return self.catalogue_bytes + self.index_bytes
+
+
+@dataclass
+class Report:
+    """What an ingest did. `already` says that everything was in the catalogue before."""
+
+    model: str
+    estimate: Estimate
+    dry_run: bool = False
+    runs: list[str] = field(default_factory=list)
+    tokens: int = 0
+    already: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+class Progress(Protocol):
+    """Who wants to know how it goes. The default is silence."""
+
+    def loading(self, what: str) -> None:
+        """Something slow without a measure begins."""
+
+    def planned(self, estimate: Estimate) -> None:
+        """The size is known; nothing has been written."""
+
+    def started(self, job: str, tokens: int, done: int) -> None:
+        """A run begins, or goes on after `done` tokens."""
+
+    def computed(self, tokens: int) -> None:
+        """The model computed so many more tokens."""
+
+    def ended(self) -> None:
+        """The run is committed."""
+
+
+class Silent:
+    """A `Progress` that hears and says nothing."""
+
+    def loading(self, what: str) -> None:
+        """See `Progress`."""
+
+    def planned(self, estimate: Estimate) -> None:
+        """See `Progress`."""
+
+    def started(self, job: str, tokens: int, done: int) -> None:
+        """See `Progress`."""
+
+    def computed(self, tokens: int) -> None:
+        """See `Progress`."""
+
+    def ended(self) -> None:
+        """See `Progress`."""
+
+
+def ingest(
+    db: str | Path,
+    model: str,
+    *,
+    text: Sequence[str | Path] = (),
+    name: str | None = None,
+    sites: str | None = None,
+    stages: Sequence[str] | None = None,
+    max_tokens: int | None = None,
+    context: int = CONTEXT,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    bos: bool = False,
+    random_init: int | None = None,
+    revision: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Run `model` over its vocabulary and over `text`, and leave its sign codes in the catalogue at `db`.
+
+    What is there already is left alone, and an earlier try that was cut short is gone on with. `stages`
+    defaults to types, and states if there is a text. See `signarium ingest --help` for the options.
+
+    Raises:
+        SignariumError: one of its subclasses, for anything that the caller can mend.
+    """
+    path = Path(db)
+    progress = progress or Silent()
+    wanted = _stages(stages, bool(text))
+    if context < 1 or (max_tokens is not None and max_tokens < 1) or (batch_tokens is not None and batch_tokens < 1):
+        raise InvalidInput("--context, --max-tokens and --batch-tokens must be positive")
+    files = texts.find_texts(list(text)) if text else []
+    try:
+        # A file that is no catalogue should be said before a model is loaded for minutes.
+        with store.reading(path):
+            pass
+    except CatalogueMissing:
+        if not path.parent.is_dir():
+            raise InvalidInput(f"there is no folder {path.parent}", "make it, or pass another --db PATH") from None
+    if dry_run:
+        return _ingest(path, model, wanted, files, name, sites, max_tokens, context, device, dtype, batch_tokens, bos, random_init, revision, True, progress)
+    with store.job_lock(path):
+        return _ingest(path, model, wanted, files, name, sites, max_tokens, context, device, dtype, batch_tokens, bos, random_init, revision, False, progress)
+
+
+def _stages(stages: Sequence[str] | None, has_text: bool) -> list[str]:
+    wanted = list(stages) if stages is not None else ["types", "states"] if has_text else ["types"]
+    for one in wanted:
+        if one not in STAGES:
+            raise InvalidInput(f"no stage {one!r}", f"there is {', '.join(STAGES)}")
+    if not wanted:
+        raise InvalidInput("no stage was given", f"there is {', '.join(STAGES)}")
+    if "states" in wanted and not has_text:
+        raise InvalidInput("the stage states needs a text", "pass --text PATH")
+    if has_text and "states" not in wanted:
+        raise InvalidInput("a text was given but not the stage states", "add states to --stages, or leave --text out")
+    return [one for one in STAGES if one in wanted]
+
+
+def _ingest(
+    path: Path,
+    source: str,
+    stages: list[str],
+    files: list[texts.TextFile],
+    name: str | None,
+    spec: str | None,
+    max_tokens: int | None,
+    context: int,
+    device: str,
+    dtype: str,
+    batch_tokens: int | None,
+    bos: bool,
+    random_init: int | None,
+    revision: str | None,
+    dry_run: bool,
+    progress: Progress,
+) -> Report:
+    from .model import load_model
+
+    progress.loading(f"loading {source}")
+    model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=random_init)
+    sites = model.parse_sites(spec) if spec else model.default_sites()
+    if files and model.max_positions is not None and context > model.max_positions:
+        raise InvalidInput(f"a context of {context} is more than the {model.max_positions} positions of {model.name}", f"pass --context {model.max_positions}")
+    if bos and model.bos_id is None:
+        raise InvalidInput(f"the tokenizer of {model.name} has no BOS token", "leave --bos out")
+    known = look_up(path, model, name)
+    plans: list[JobPlan] = []
+    if "types" in stages:
+        plans += plan_types(model, known, sites, bos=False)
+        if bos:
+            plans += plan_types(model, known, sites, bos=True)
+    if "states" in stages:
+        progress.loading("counting tokens")
+        placed = place_texts(path, model, files, context, max_tokens, lambda _, __: None)
+        centred = [one.name for one in sites] if "types" in stages else list(known.means)
+        plans += plan_states(model, known, sites, placed, context, max_tokens, centred)
+    estimate = _estimate(path, model, known, plans, tuple(one.name for one in sites))
+    progress.planned(estimate)
+    report = Report(known.name, estimate, dry_run)
+    needed = estimate.stored_bytes + estimate.scratch_bytes
+    if estimate.free_bytes < needed:
+        raise DiskFull(path, needed, estimate.free_bytes)
+    if dry_run:
+        return report
+    from ..migrations import manage
+
+    manage.ensure(path)
+    report.already = all(plan.done for plan in plans)
+    means = dict(known.means)
+    for plan in plans:
+        before = plan.tokens_done
+        _run(path, model, known, plan, means, context, batch_tokens or default_batch_tokens(model.device), progress)
+        report.runs.append(plan.spec.run_id)
+        report.tokens += max(0, plan.tokens - before)
+    progress.loading("building indexes")
+    report.notes += build_indexes(path, model_id(model))
+    return report
+
+
+def _estimate(path: Path, model: LoadedModel, known: Known, plans: Sequence[JobPlan], sites: tuple[str, ...]) -> Estimate:
+    todo = [plan for plan in plans if not plan.done]
+    fresh = 0 if path.exists() else EMPTY_BYTES
+    return Estimate(
+        model=known.name,
+        device=str(model.device),
+        sites=sites,
+        tokens=sum(plan.tokens - plan.tokens_done for plan in todo),
+        rows=sum(plan.rows for plan in todo),
+        catalogue_bytes=(fresh if todo else 0) + sum(plan.catalogue_bytes for plan in todo),
+        index_bytes=sum(plan.index_bytes for plan in todo),
+        scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0),
+        free_bytes=shutil.disk_usage(path.parent).free,
+    )
+
+
+def _run(
+    path: Path,
+    model: LoadedModel,
+    known: Known,
+    plan: JobPlan,
+    means: dict[str, NDArray[np.float64]],
+    context: int,
+    batch_tokens: int,
+    progress: Progress,
+) -> None:
+    from .states import run_states
+    from .types import clear, run_types
+
+    journal = Journal(path, plan.spec, lambda _: None)
+    if plan.done and any(old.spec.run_id == plan.spec.run_id and old.finished for old in known.runs):
+        return
+    rows: list[TextPlan] = list(plan.texts)
+    start = journal.begin(model_row(model, known.name), str(model.device), [one.row for one in rows])
+    progress.started(plan.spec.job, plan.tokens, plan.tokens_done)
+    try:
+        if plan.spec.job == "states":
+            run_states(model, plan, journal, start, means, context, batch_tokens, progress.computed)
+        else:
+            fixed = means if plan.spec.job == "types_bos" else {}
+            found = run_types(path, model, plan, journal, start, fixed, batch_tokens, progress.computed)
+            if plan.spec.job == "types":
+                means.update(found)
+    except SignariumError as error:
+        journal.fail(error.what)
+        raise
+    journal.finish(plan.complete)
+    clear(path, plan.spec.run_id)
+    progress.ended()
+
+
+def build_indexes(path: Path, ident: str | None = None) -> list[str]:
+    """Build the indexes that are missing or stale, of one model or of all; what could not be done, in words."""
+    condition, values = ("true", []) if ident is None else ("run_id IN (SELECT run_id FROM run WHERE model_id = ?)", [ident])
+    try:
+        index.faiss()
+    except SignariumError as error:
+        return [f"no indexes were built ({error})"]
+    built = []
+    with store.reading(path) as connection:
+        infos = index.describe(connection, f"v.{condition}" if ident else condition, values)
+        recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
+        for info in infos:
+            if index.open_index(path, info) is None:
+                index.build(path, info, connection)
+            if (info.code_set_id, info.n) not in recorded:
+                built.append(info)
+    if built:
+        with store.writing(path) as session:
+            session.add_all(schema.IndexPart(code_set_id=one.code_set_id, n=one.n, built_at=now()) for one in built)
+    return []

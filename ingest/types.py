@@ -1,0 +1,218 @@
+"""Stage `types`: every row of the vocabulary alone, or behind a BOS, at every wanted site.
+
+The centre `mean` is known only after the last token, so the hidden states wait in scratch files beside the
+catalogue (one a shard, gone when the run ends) and the codes of both centres are taken from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sqlalchemy.orm import Session
+
+from ..catalog import bulk, schema, store
+from ..catalog.errors import DiskFull
+from .forward import Clock
+from .journal import Journal, RunSpec, Shard
+from .pack import SiteRows, Statistics, check_norms, norms_of, pack_signs
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
+    from .plan import JobPlan
+
+
+def scratch(path: Path, run_id: str) -> Path:
+    """Folder of the hidden states of a run that has not ended."""
+    return store.sidecar(path, f".scratch-{run_id}")
+
+
+def run_types(
+    path: Path,
+    model: LoadedModel,
+    plan: JobPlan,
+    journal: Journal,
+    start: int,
+    means: dict[str, NDArray[np.float64]],
+    batch_tokens: int,
+    computed: Callable[[int], None],
+) -> dict[str, NDArray[np.float64]]:
+    """Compute and commit a run of types from token `start` on; the means by site, each (width,) float64.
+
+    `means` holds those that are known already: for `types_bos` all of them, since every code of a site has the
+    same centre. `computed` hears of tokens as they are computed.
+
+    Raises:
+        ModelError: if a hidden state is NaN or infinite.
+        DiskFull: if the scratch files do not fit.
+    """
+    spec = plan.spec
+    folder = scratch(path, spec.run_id)
+    bounds = [(a, min(a + plan.shard_tokens, plan.tokens)) for a in range(0, plan.tokens, plan.shard_tokens)]
+    with_bos = spec.job == "types_bos"
+    clocks: dict[int, tuple[Clock, float]] = {}
+    try:
+        folder.mkdir(exist_ok=True)
+        for a, b in bounds:
+            clock, begun = Clock(), time.perf_counter()
+            if not _readable(folder / str(a), spec, b - a):
+                _compute(folder / str(a), model, spec, a, b, model.bos_id if with_bos else None, batch_tokens, clock)
+            clocks[a] = clock, time.perf_counter() - begun
+            computed(b - a)
+    except OSError as error:
+        raise DiskFull(folder, during=True) from error
+    statistics = {site.name: _merged(folder, [a for a, _ in bounds], site.name) for site in spec.sites}
+    own = {name: one.total / one.n for name, one in statistics.items()}
+    centres = {name: means.get(name, own[name]) for name in own}
+    strings = model.token_strings()
+    with journal:
+        for a, b in bounds:
+            if a < start:
+                continue
+            clock, wall = clocks[a]
+            begun = time.perf_counter()
+            rows = {site.name: _rows(folder / str(a), site.name, centres[site.name], model.device) for site in spec.sites}
+            clock.pack_s += time.perf_counter() - begun
+
+            def write(session: Session, a: int = a, b: int = b, rows: dict[str, SiteRows] = rows) -> None:
+                if a == 0:
+                    _write_dimensions(session, spec, statistics)
+                    write_tokens(session, model.tokenizer_sha256, strings)
+                bulk.insert_codes(
+                    session,
+                    [
+                        bulk.code_columns(
+                            one.code_set_id,
+                            np.arange(a, b),
+                            rows[one.site.name].norms,
+                            rows[one.site.name].codes[one.centre],
+                        )
+                        for one in spec.sets
+                    ],
+                )
+
+            wall += time.perf_counter() - begun
+            journal.submit(Shard(a, b - a, b - a, clock.forward_s, clock.pack_s, wall, write))
+    return centres
+
+
+def clear(path: Path, run_id: str) -> None:
+    """Delete the scratch files of a run that is done."""
+    folder = scratch(path, run_id)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _compute(
+    file: Path, model: LoadedModel, spec: RunSpec, start: int, stop: int, bos: int | None, batch_tokens: int, clock: Clock
+) -> None:
+    """Hidden states of tokens `start` .. `stop` at every site, and their statistics, into one file."""
+    step = max(1, batch_tokens // (1 if bos is None else 2))
+    parts: dict[str, list[torch.Tensor]] = {site.name: [] for site in spec.sites}
+    for a in range(start, stop, step):
+        ids = torch.arange(a, min(a + step, stop))[:, None]
+        if bos is not None:
+            ids = torch.cat([torch.full_like(ids, bos), ids], dim=1)
+        begun = time.perf_counter()
+        model.forward(ids, None, spec.sites, lambda site, x: parts[site.name].append(x[:, -1].to("cpu", copy=True)))  # type: ignore[arg-type]
+        clock.forward_s += time.perf_counter() - begun
+    begun = time.perf_counter()
+    tensors: dict[str, torch.Tensor] = {}
+    for name, pieces in parts.items():
+        x = torch.cat(pieces)
+        check_norms(norms_of(x).numpy(), name)
+        tensors[name] = x
+        for key, value in vars(Statistics.of(x)).items():
+            tensors[f"{name}/{key}"] = torch.as_tensor(value)
+    clock.pack_s += time.perf_counter() - begun
+    temporary = file.with_name(file.name + ".tmp")
+    try:
+        save_file(tensors, str(temporary))
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise DiskFull(file.parent, during=True) from error
+
+
+def _readable(file: Path, spec: RunSpec, n: int) -> bool:
+    """Whether an earlier try left the whole shard in `file`."""
+    if not file.exists():
+        return False
+    try:
+        with safe_open(str(file), "pt") as tensors:
+            return all(tuple(tensors.get_slice(site.name).get_shape())[0] == n for site in spec.sites)
+    except SafetensorError:
+        return False
+
+
+def _merged(folder: Path, starts: Sequence[int], name: str) -> Statistics:
+    merged: Statistics | None = None
+    for start in starts:
+        with safe_open(str(folder / str(start)), "pt") as tensors:
+            fields = [tensors.get_tensor(f"{name}/{key}").numpy() for key in Statistics.__dataclass_fields__]
+        part = Statistics(int(fields[0]), *fields[1:])
+        merged = part if merged is None else merged.merge(part)
+    assert merged is not None
+    return merged
+
+
+def _rows(file: Path, name: str, mean: NDArray[np.float64], device: torch.device) -> SiteRows:
+    with safe_open(str(file), "pt") as tensors:
+        x = tensors.get_tensor(name).to(device)
+    centre = torch.from_numpy(mean.astype(np.float32)).to(device)
+    codes = {"zero": pack_signs(x), "mean": pack_signs(x, centre)}
+    return SiteRows(norms_of(x).cpu().numpy(), {key: value.cpu().numpy() for key, value in codes.items()})
+
+
+def _write_dimensions(session: Session, spec: RunSpec, statistics: dict[str, Statistics]) -> None:
+    for one in spec.sets:
+        if one.centre != "zero":
+            continue
+        columns = statistics[one.site.name].columns()
+        bulk.insert(
+            session,
+            schema.dimension_row,
+            {
+                "run_id": [spec.run_id] * one.width,
+                "site_id": [one.site_id] * one.width,
+                "subject": [one.subject] * one.width,
+                "dim": np.arange(one.width, dtype=np.int32),
+                **columns,
+            },
+        )
+        entropy = float(columns["entropy"].mean())
+        session.add(
+            schema.Measurement(
+                run_id=spec.run_id,
+                site_id=one.site_id,
+                subject=one.subject,
+                subject_id="",
+                metric="bit_entropy_mean",
+                control="none",
+                split="in_sample",
+                value=entropy,
+                n=statistics[one.site.name].n,
+                seed=None,
+            )
+        )
+
+
+def write_tokens(session: Session, tokenizer: str, strings: Sequence[str]) -> None:
+    """The vocabulary's texts, or the rows that a sibling model with a smaller embedding did not have."""
+    table = schema.token_row
+    there = session.query(table).filter(table.c.tokenizer == tokenizer).count()
+    ids = np.arange(there, len(strings), dtype=np.int32)
+    bulk.insert(
+        session,
+        table,
+        {"tokenizer": [tokenizer] * len(ids), "token_id": ids, "token": list(strings[there:])},
+    )

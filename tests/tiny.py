@@ -1,0 +1,159 @@
+"""Tiny random models with a real tokenizer, saved as safetensors folders.
+
+`tiny.folder(tmp_path, "llama", seed=0)` is a folder that `load_model` takes. Widths, head counts and windows
+are small but not alike, so that a mix-up of two of them shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+VOCAB_SIZE = 304
+"""Rows of the embedding; the tokenizer has a few tokens less."""
+N_TOKENS = 300
+N_LAYERS = 4
+WINDOW = 5
+TEXT = "The king saw 12 ships, and the queen saw the sea – naïve, 日本 and all.\n"
+
+_GQA: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+_NEOX: dict[str, Any] = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+_OPT: dict[str, Any] = {
+    "hidden_size": 48,
+    "ffn_dim": 88,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "word_embed_proj_dim": 48,
+}
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", _GQA),
+    "mistral": ("mistral", _GQA | {"sliding_window": WINDOW, "head_dim": 12}),
+    "qwen2": ("qwen2", _GQA),
+    "qwen3": ("qwen3", _GQA | {"head_dim": 16}),
+    "gemma2": ("gemma2", _GQA | {"sliding_window": WINDOW, "head_dim": 16, "query_pre_attn_scalar": 16}),
+    "gemma3": (
+        "gemma3_text",
+        _GQA
+        | {
+            "sliding_window": WINDOW,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 16,
+            "sliding_window_pattern": 2,
+        },
+    ),
+    "phi3": ("phi3", _GQA | {"pad_token_id": 2}),
+    # 44 is no multiple of 8, so its codes are padded.
+    "gpt2": ("gpt2", {"n_embd": 44, "n_layer": 3, "n_head": 4, "n_positions": 128}),
+    "gpt_neox": ("gpt_neox", _NEOX | {"use_parallel_residual": True}),
+    "gpt_neox_sequential": ("gpt_neox", _NEOX | {"use_parallel_residual": False}),
+    "opt": ("opt", _OPT),
+    "opt_projected": ("opt", _OPT | {"word_embed_proj_dim": 32, "do_layer_norm_before": False}),
+    "bert": (
+        "bert",
+        {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 128,
+        },
+    ),
+}
+ARCHITECTURES = tuple(_CONFIGS)
+
+
+def config(architecture: str, **changes: Any) -> Any:
+    """A transformers config; `changes` replace single values."""
+    model_type, values = _CONFIGS[architecture]
+    ids = {"vocab_size": VOCAB_SIZE, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    return AutoConfig.for_model(model_type, **(ids | values | changes))
+
+
+def tokenizer(architecture: str = "llama") -> PreTrainedTokenizerFast:
+    """A byte-level BPE with 300 tokens: any UTF-8 text has tokens, with offsets.
+
+    BERT's puts [CLS] before and [SEP] after a text, the others put nothing.
+    """
+    bert = architecture == "bert"
+    special = ["[CLS]", "[SEP]", "[PAD]", "[UNK]"] if bert else ["<bos>", "<eos>", "<pad>", "<unk>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_TOKENS,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(
+        [" the king and the queen saw the ships and the sea in old stormy water"] * 8, trainer
+    )
+    if bert:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+        )
+        names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    else:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def model(architecture: str, seed: int = 0, **changes: Any) -> Any:
+    """A model with a language-modelling head, its weights drawn from `seed`.
+
+    Weights are large and norm gains and biases differ from 1 and 0, so that no part of a block is close to
+    doing nothing.
+    """
+    kind = AutoModelForMaskedLM if architecture == "bert" else AutoModelForCausalLM
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = kind.from_config(config(architecture, **changes), dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.dim() > 1:
+                parameter.copy_(0.2 * noise)
+            else:
+                parameter.add_(0.1 * noise)
+    return built.eval()
+
+
+def folder(
+    tmp_path: Path,
+    architecture: str = "llama",
+    seed: int = 0,
+    *,
+    name: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "50GB",
+    **changes: Any,
+) -> Path:
+    """Saves model and tokenizer as `tmp_path/name` (`architecture-seed`) and returns that folder."""
+    path = tmp_path / (name or f"{architecture}-{seed}")
+    built = model(architecture, seed, **changes).to(dtype)
+    logging.disable_progress_bar()
+    built.save_pretrained(path, max_shard_size=max_shard_size)
+    logging.enable_progress_bar()
+    tokenizer(architecture).save_pretrained(path)
+    return path
