@@ -1,0 +1,364 @@
+"""The command line: parse, call one function, print. Nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .ingest.run import Estimate
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS = ("table", "csv", "json", "ndjson", "parquet")
+
+
+def main() -> NoReturn:
+    """Entry point: errors are one line on stderr and exit code 1."""
+    from .catalog.errors import SignariumError
+
+    try:
+        code = cli.main(standalone_mode=False, prog_name="signarium")
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _say("interrupted; what was committed is kept, and the same command goes on from there")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read us has seen enough; Python must not complain about it when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except SignariumError as error:
+        _say(f"error: {error}")
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    from .queries.formats import visible
+
+    click.echo(visible(text), err=True)
+
+
+# ---- options that several commands share ----------------------------------------------------------
+
+
+def output_options(command: F) -> F:
+    """`--format` and `--output` of every command that lists."""
+    command = click.option(
+        "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, whole or not at all."
+    )(command)
+    return click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True)(command)
+
+
+def model_option(command: F) -> F:
+    """`--model`."""
+    return click.option("--model", metavar="NAME", help="One model of the catalogue; not needed if it has only one.")(command)
+
+
+def _width() -> int | None:
+    """Columns of the terminal; None when stdout is none, and nothing is to be cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _color() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _print(table: pa.Table, format_: str, output: Path | None) -> None:
+    from .catalog.errors import InvalidInput
+    from .queries import formats
+
+    if output is not None:
+        with formats.atomic_output(output) as out:
+            formats.render(table, format_, out)
+        return
+    if format_ == "parquet":
+        raise InvalidInput("parquet is binary", "pass --output FILE")
+    formats.render(table, format_, sys.stdout.buffer, width=_width(), color=_color())
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--db", type=click.Path(path_type=Path), help="The catalogue.  [default: $SIGNARIUM_DB, else ./catalogue.duckdb]")
+@click.version_option(package_name="signarium", prog_name="signarium")
+@click.pass_context
+def cli(context: click.Context, db: Path | None) -> None:
+    """A catalogue of what the signs of a transformer's hidden states encode."""
+    from .catalog import store
+
+    context.obj = db if db is not None else store.default_path()
+
+
+def _open(path: Path) -> Any:
+    import signarium
+
+    return signarium.Catalogue(path)
+
+
+# ---- ingest ---------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--text", multiple=True, metavar="PATH", help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.")
+@click.option("--name", metavar="NAME", help="What the catalogue calls the model.  [default: from MODEL]")
+@click.option("--sites", metavar="SPEC", help="Such as `resid_post.8,16;k.8;ffn.*`.  [default: five evenly spaced resid_post]")
+@click.option("--stages", metavar="LIST", help="Of types,states.  [default: types, and states if there is a text]")
+@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Stop after the window in which the text reaches N tokens; a later run goes on from there.")
+@click.option("--context", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Tokens of a window.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes the best there is.")
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True, help="auto: that of the stored weights; float32 for GGUF.")
+@click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Positions that go through the model together.  [default: 2048 on a CPU, 16384 elsewhere]")
+@click.option("--bos", is_flag=True, help="Ingest the vocabulary behind a BOS token as well.")
+@click.option("--random-init", type=click.IntRange(0), metavar="SEED", help="The same architecture with random weights: a control.")
+@click.option("--revision", metavar="R", help="Branch, tag or commit of a Hugging Face id.")
+@click.option("--dry-run", is_flag=True, help="Say how large it will be, and stop.")
+@click.pass_obj
+def ingest(db: Path, model: str, text: tuple[str, ...], stages: str | None, name: str | None, dry_run: bool, **options: Any) -> None:
+    """Run MODEL over its vocabulary and over text, into the catalogue.
+
+    MODEL is a Hugging Face id, a folder with safetensors, or a .gguf file. What the catalogue holds already is
+    not done again, and an ingest that was cut short goes on where it stopped.
+    """
+    import signarium
+
+    from .catalog.errors import InvalidInput
+
+    if name is not None and not name.strip():
+        raise InvalidInput("--name is empty", "leave it out, or give one")
+    with _Display() as progress:
+        report = signarium.ingest(  # type: ignore[operator]
+            db,
+            model,
+            text=text,
+            name=name,
+            stages=[one.strip() for one in stages.split(",") if one.strip()] if stages is not None else None,
+            dry_run=dry_run,
+            progress=progress,
+            **options,
+        )
+    for note in report.notes:
+        _say(note)
+    if dry_run:
+        _say("dry run: nothing was written")
+    elif report.already:
+        _say(f"{report.model}: all of it is in {db} already")
+    else:
+        _say(f"{report.model}: {report.estimate.rows:,} codes are in {db}")
+
+
+class _Display:
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def loading(self, what: str) -> None:
+        """See `ingest.run.Progress`."""
+        self._stop()
+        if self._terminal:
+            _say(f"{what} ...")
+
+    def planned(self, estimate: Estimate) -> None:
+        """See `ingest.run.Progress`."""
+        _say(
+            f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}: {estimate.tokens:,} tokens, "
+            f"{estimate.rows:,} codes; {_mb(estimate.catalogue_bytes)} catalogue + {_mb(estimate.index_bytes)} indexes"
+            + (f", {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else "")
+            + f"; {_mb(estimate.free_bytes)} free"
+        )
+
+    def started(self, job: str, tokens: int, done: int) -> None:
+        """See `ingest.run.Progress`."""
+        self._stop()
+        if not self._terminal:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, no_color="NO_COLOR" in os.environ),
+        )
+        self._task = self._bar.add_task(job, total=tokens, completed=done, rate="")
+        self._bar.start()
+
+    def computed(self, tokens: int) -> None:
+        """See `ingest.run.Progress`."""
+        if self._bar is not None:
+            self._bar.advance(self._task, tokens)
+            speed = self._bar.tasks[0].speed
+            self._bar.update(self._task, rate=f"{speed:,.0f} tokens/s" if speed else "")
+
+    def ended(self) -> None:
+        """See `ingest.run.Progress`."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _mb(n: float) -> str:
+    return f"{n / 1e6:,.1f} MB" if n < 1e9 else f"{n / 1e9:,.2f} GB"
+
+
+# ---- reading --------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("query")
+@output_options
+@click.option("--allow-files", is_flag=True, help="Let the query read other files (read_csv, read_parquet, ...).")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS")
+@click.option("--memory", default="2GB", show_default=True, metavar="SIZE")
+@click.pass_obj
+def sql(db: Path, query: str, format_: str, output: Path | None, allow_files: bool, timeout: float, memory: str) -> None:
+    """Run one SELECT or EXPLAIN, read-only. See docs/views.md for the views."""
+    from .queries.sql import run_to
+
+    run_to(
+        db,
+        query,
+        format=format_,
+        out=None if output else sys.stdout.buffer,
+        output=output,
+        width=_width(),
+        color=_color(),
+        allow_files=allow_files,
+        timeout=timeout,
+        memory=memory,
+    )
+
+
+@cli.command()
+@click.argument("query")
+@click.option("--in", "within", type=click.Choice(["states", "types", "types_bos"]), help="What to search.  [default: types for a type:, else states if there are any]")
+@model_option
+@click.option("--site", metavar="SITE", help="[default: the middle one of the model's resid_post sites]")
+@click.option("--centre", type=click.Choice(["zero", "mean"]), help="[default: mean where there is one]")
+@click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
+@click.option("--where", metavar="SQL", help="Search only rows for which this holds, such as `position > 0`.")
+@click.option("--position", type=int, metavar="N", help="Search this token of a free text instead of its last; negative counts from the end.")
+@click.option("--approximate", is_flag=True, help="Search a part of the codes, chosen by an IVF index; says the recall measured.")
+@click.option("--device", default="auto", show_default=True, help="For free text.")
+@output_options
+@click.pass_obj
+def nearest(db: Path, query: str, within: str | None, format_: str, output: Path | None, **options: Any) -> None:
+    """The codes nearest to QUERY by Hamming distance, exact.
+
+    QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
+    `code:HEX`. Equal distances are ordered by the item's id.
+    """
+    from .queries.nearest import display_columns, summary
+
+    answer = _open(db).nearest(query, within=within, **options)
+    _say(summary(answer))
+    table = answer.table
+    if format_ == "table" and output is None:
+        table = table.select(display_columns(answer))
+    _print(table, format_, output)
+
+
+def _listing(name: str, about: str, per_model: bool) -> None:
+    """`NAME list`: one view, every row."""
+    group = cli.group(name, help=about)(lambda: None)
+
+    @group.command("list", help=about)
+    @output_options
+    @click.pass_obj
+    def show(db: Path, format_: str, output: Path | None, model: str | None = None) -> None:
+        catalogue = _open(db)
+        table = getattr(catalogue, name)(model) if per_model else getattr(catalogue, name)()
+        _print(table, format_, output)
+
+    if per_model:
+        model_option(show)
+
+
+_listing("models", "The models in the catalogue.", per_model=False)
+_listing("runs", "The jobs that filled the catalogue.", per_model=True)
+_listing("sites", "The sites that were ingested.", per_model=True)
+
+
+# ---- the file -------------------------------------------------------------------------------------
+
+
+@cli.group("db")
+def db_group() -> None:
+    """The catalogue file: size, integrity, migrations, indexes."""
+
+
+@db_group.command("info")
+@output_options
+@click.pass_obj
+def db_info(db: Path, format_: str, output: Path | None) -> None:
+    """Sizes and counts."""
+    _print(_open(db).info(), format_, output)
+
+
+@db_group.command("verify")
+@click.option("--model", metavar="NAME", help="Also recompute a sample of this model's codes, if it is at hand.")
+@output_options
+@click.pass_obj
+def db_verify(db: Path, model: str | None, format_: str, output: Path | None) -> None:
+    """Check the file from end to end; exit code 1 if something is wrong."""
+    import pyarrow as pa
+
+    from .catalog.errors import SignariumError
+
+    findings = _open(db).verify()
+    names = [one.check for one in findings]
+    looked = [one.looked_at for one in findings]
+    wrong = [one.wrong for one in findings]
+    if model is not None:
+        from .ingest.encode import recheck_types
+
+        for one in recheck_types(db, model):
+            names.append(f"bits of {one.codes} recomputed types at {one.site}")
+            looked.append(one.bits)
+            wrong.append(one.flipped)
+    _print(pa.table({"check": names, "looked_at": looked, "wrong": wrong}), format_, output)
+    broken = [one.check for one in findings if not one.ok]
+    if broken:
+        raise SignariumError(f"{db} is not sound: {'; '.join(broken)}", "restore it from a copy, or ingest again")
+
+
+@db_group.command("upgrade")
+@click.pass_obj
+def db_upgrade(db: Path) -> None:
+    """Bring an older catalogue to this signarium's schema; a copy is kept."""
+    backup = _open(db).upgrade()
+    _say(f"{db} is up to date" if backup is None else f"{db} is upgraded; the old file is {backup}")
+
+
+@db_group.command("index")
+@click.pass_obj
+def db_index(db: Path) -> None:
+    """Build the search indexes that are missing or stale, and delete those of nothing."""
+    for note in _open(db).index():
+        _say(note)
+    _say(f"the indexes of {db} are complete")

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,7 @@ def describe(connection: duckdb.DuckDBPyConnection, where: str, values: Sequence
     """The code sets that a condition over the view `code_sets` selects, in order of code_set_id."""
     rows = connection.execute(
         "SELECT v.code_set_id, v.width, v.n, r.run_id || ' ' || r.started_at::VARCHAR "
-        f"FROM code_sets v JOIN run r USING (run_id) WHERE {where} ORDER BY v.code_set_id",
+        f"FROM code_sets v JOIN run r ON r.run_id = v.run_id WHERE {where} ORDER BY v.code_set_id",
         list(values),
     ).fetchall()
     return [CodeSetInfo(*row) for row in rows]
@@ -243,10 +244,10 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
     base = folder(path) / str(info.code_set_id)
     try:
         base.parent.mkdir(exist_ok=True)
-        with _renamed(base.with_suffix(".faiss")) as temporary:
+        with renamed(base.with_suffix(".faiss")) as temporary:
             lib.write_index_binary(flat, str(temporary))
             offset = temporary.stat().st_size - codes.nbytes
-        with _renamed(base.with_suffix(".json")) as temporary:
+        with renamed(base.with_suffix(".json")) as temporary:
             manifest = {"code_set_id": info.code_set_id, "width": info.width, "n": info.n, "state": info.state}
             temporary.write_text(json.dumps({**manifest, "offset": offset, "items": runs.tolist()}))
     except PermissionError:
@@ -261,6 +262,35 @@ def get(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) ->
     return open_index(path, info) or build(path, info, connection)
 
 
+def build_all(path: Path, model_id: str | None = None) -> list[str]:
+    """Build the indexes that are missing or stale, of one model or of all, and record them.
+
+    The caller holds `store.job_lock`. Returns what could not be done, in words.
+    """
+    from . import schema
+
+    try:
+        faiss()
+    except SignariumError as error:
+        return [f"no indexes were built ({error})"]
+    built = []
+    with store.reading(path) as connection:
+        condition, values = ("r.model_id = ?", [model_id]) if model_id else ("true", [])
+        recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
+        for info in describe(connection, condition, values):
+            get(path, info, connection)
+            if (info.code_set_id, info.n) not in recorded:
+                built.append(info)
+        if model_id is None:
+            everything = connection.execute("SELECT code_set_id FROM code_set").fetchall()
+            prune(path, [row[0] for row in everything])
+    if built:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        with store.writing(path) as session:
+            session.add_all(schema.IndexPart(code_set_id=one.code_set_id, n=one.n, built_at=now) for one in built)
+    return []
+
+
 def prune(path: Path, keep: Sequence[int]) -> int:
     """Delete the files of code sets that are not in `keep`; how many files went."""
     known = {str(one) for one in keep}
@@ -270,7 +300,7 @@ def prune(path: Path, keep: Sequence[int]) -> int:
     return len(gone)
 
 
-class _renamed:
+class renamed:
     """A temporary file that takes its final name when the block ends, and goes away when it raises."""
 
     def __init__(self, final: Path) -> None:

@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from ..catalog.errors import InvalidInput, ModelError, SiteError
 from . import sites as _sites
 from . import weights as _weights
-from .sites import Layout, RecordingCache, Site, Tap, as_positions, first_tensor, join_heads
+from .sites import Layout, Site, Tap, as_positions, first_tensor, join_heads
 from .weights import Source
 
 Sink = Callable[[Site, Tensor], None]
@@ -297,8 +297,7 @@ class LoadedModel:
                     show(site, join_heads((key, value)[int(tap.where)]))
                 stop()
 
-        if self.layout.uses_cache:
-            kwargs |= {"past_key_values": RecordingCache(seen), "use_cache": True}
+        kwargs |= _sites.cache_arguments(self.layout.with_cache, seen)
         with _sites.hooks() as handles, torch.inference_mode():
             for (module, side), taps in by_module.items():
                 if side == "in":
@@ -449,11 +448,10 @@ def _model_class(config: Any) -> type[Any]:
             f"{kind} is an encoder-decoder, which has two residual streams", "use a decoder or an encoder"
         )
     try:
-        model_class = MODEL_MAPPING[type(config)]
+        found: Any = MODEL_MAPPING[type(config)]
     except KeyError:
         raise ModelError(f"transformers has no backbone for {kind}", "use a text model") from None
-    if isinstance(model_class, (tuple, list)):
-        model_class = model_class[0]
+    model_class: type[Any] = found[0] if isinstance(found, (tuple, list)) else found
     takes = getattr(model_class, "main_input_name", "input_ids")
     if takes != "input_ids":
         raise ModelError(f"{kind} reads {takes}, not text", "use a text model")
@@ -506,11 +504,14 @@ def _options(model_class: type[Any]) -> dict[str, Any]:
 
 def _random_module(config: Any, model_class: type[Any], seed: int) -> Any:
     config.__dict__.pop("quantization_config", None)
+    options = {"dtype": torch.float32, "trust_remote_code": False} | _options(model_class)
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModel.from_config(
-            config, dtype=torch.float32, trust_remote_code=False, **_options(model_class)
-        )
+        try:
+            return AutoModel.from_config(config, **options)
+        except Exception as error:
+            # Each architecture rejects a bad config in its own way.
+            raise ModelError(f"the config makes no {config.model_type} ({_weights.brief(error)})") from error
 
 
 def _stored_module(
@@ -574,26 +575,30 @@ def _probe(module: Any, tokenizer: Any) -> Layout:
         raise ModelError(f"the config of {module.config.model_type} has no num_hidden_layers and hidden_size")
     sizes = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "n_inner"))
     d_ffn = next((size for size in sizes if isinstance(size, int)), None)
-    embedding = _embedding(module)
+    try:
+        embedding = _embedding(module)
+    except NotImplementedError:
+        embedding = None
     if not isinstance(getattr(embedding, "weight", None), Tensor):
-        raise ModelError(f"{module.config.model_type} has no token embedding")
+        raise ModelError(f"{module.config.model_type} has no single token embedding", "use a text model")
     rows, device = embedding.weight.shape[0], embedding.weight.device
     limit = _max_positions(module)
     length = min(_PROBE_LENGTH, limit or _PROBE_LENGTH)
     ids = _probe_ids(rows, length + 1, {*tokenizer.all_special_ids, getattr(text, "pad_token_id", None)})
     batch = torch.tensor([ids[:length], [*ids[: length - 1], ids[length]]], device=device)
-    takes = inspect.signature(type(module).forward).parameters
+    takes_cache = "past_key_values" in inspect.signature(type(module).forward).parameters
     with _quiet():
-        try:
-            return _sites.find_layout(module, batch, n_layers, width, d_ffn, "past_key_values" in takes)
-        except SiteError:
-            raise
-        except Exception as error:
-            # A model that cannot be run on text alone says so in its own way.
-            raise ModelError(
-                f"{module.config.model_type} does not run on text alone ({_weights.brief(error)})",
-                "use a text model",
-            ) from error
+        # A model whose cache holds more than keys and values cannot use ours, and keeps its other sites.
+        for with_cache in (True, False) if takes_cache else (None,):
+            try:
+                return _sites.find_layout(module, batch, n_layers, width, d_ffn, with_cache)
+            except SiteError:
+                raise
+            except Exception as error:
+                # A model that cannot be run on text alone says so in its own way.
+                failure = error
+    what = f"{module.config.model_type} does not run on a few tokens of text ({_weights.brief(failure)})"
+    raise ModelError(what, "use a text model") from failure
 
 
 def _probe_ids(rows: int, n: int, avoid: set[int | None]) -> list[int]:

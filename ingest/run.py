@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import index, schema, store
+from ..catalog import index, store
 from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, SignariumError
 from . import text as texts
 from .forward import default_batch_tokens
-from .journal import Journal, now
+from .journal import Journal
 from .plan import EMPTY_BYTES, JobPlan, Known, TextPlan, look_up, model_id, model_row, place_texts, plan_states, plan_types
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _ingest(
         report.runs.append(plan.spec.run_id)
         report.tokens += max(0, plan.tokens - before)
     progress.loading("building indexes")
-    report.notes += build_indexes(path, model_id(model))
+    report.notes += index.build_all(path, model_id(model))
     return report
 
 
@@ -266,25 +266,3 @@ def _run(
     journal.finish(plan.complete)
     clear(path, plan.spec.run_id)
     progress.ended()
-
-
-def build_indexes(path: Path, ident: str | None = None) -> list[str]:
-    """Build the indexes that are missing or stale, of one model or of all; what could not be done, in words."""
-    condition, values = ("true", []) if ident is None else ("run_id IN (SELECT run_id FROM run WHERE model_id = ?)", [ident])
-    try:
-        index.faiss()
-    except SignariumError as error:
-        return [f"no indexes were built ({error})"]
-    built = []
-    with store.reading(path) as connection:
-        infos = index.describe(connection, f"v.{condition}" if ident else condition, values)
-        recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
-        for info in infos:
-            if index.open_index(path, info) is None:
-                index.build(path, info, connection)
-            if (info.code_set_id, info.n) not in recorded:
-                built.append(info)
-    if built:
-        with store.writing(path) as session:
-            session.add_all(schema.IndexPart(code_set_id=one.code_set_id, n=one.n, built_at=now()) for one in built)
-    return []

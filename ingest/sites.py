@@ -153,7 +153,7 @@ class Layout:
     widths: dict[Site, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     order: dict[Site, int] = field(default_factory=dict)
-    uses_cache: bool = False
+    with_cache: bool | None = None
     styles: list[str] = field(default_factory=list)
 
     @property
@@ -181,6 +181,15 @@ class RecordingCache(Cache):
         if self._seen is not None:
             self._seen(layer_idx, key_states, value_states)
         return key_states, value_states
+
+
+def cache_arguments(
+    with_cache: bool | None, seen: Callable[[int, Tensor, Tensor], None] | None = None
+) -> dict[str, Any]:
+    """What `forward` is given: a cache that shows to `seen` (True), no cache (False), nothing (None)."""
+    if with_cache:
+        return {"past_key_values": RecordingCache(seen), "use_cache": True}
+    return {} if with_cache is None else {"use_cache": False}
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -259,7 +268,7 @@ def hooks() -> Iterator[list[Any]]:
             handle.remove()
 
 
-def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record:
+def _record(model: nn.Module, input_ids: Tensor, with_cache: bool | None) -> _Record:
     batch, length = input_ids.shape
     record = _Record([], [], [], torch.empty(0))
     stack: list[_Event] = []
@@ -272,9 +281,8 @@ def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             event = _Event(path, module, next(clock))
-            for where, value in (*enumerate(args), *kwargs.items()):
-                if (shaped := copy(value)) is not None:
-                    event.inputs[where] = shaped
+            named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+            event.inputs = {k: shaped for k, value in named if (shaped := copy(value)) is not None}
             stack.append(event)
             record.events.append(event)
 
@@ -299,10 +307,7 @@ def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record
             if path:
                 handles.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
                 handles.append(module.register_forward_hook(leave))
-        kwargs: dict[str, Any] = {}
-        if accepts_cache:
-            kwargs = {"past_key_values": RecordingCache(cached), "use_cache": True}
-        output = model(input_ids=input_ids, **kwargs)
+        output = model(input_ids=input_ids, **cache_arguments(with_cache, cached))
     last = copy(first_tensor(output))
     if last is None:
         raise SiteError(
@@ -313,23 +318,23 @@ def _record(model: nn.Module, input_ids: Tensor, accepts_cache: bool) -> _Record
 
 
 def find_layout(
-    model: nn.Module, input_ids: Tensor, n_layers: int, width: int, d_ffn: int | None, accepts_cache: bool
+    model: nn.Module, input_ids: Tensor, n_layers: int, width: int, d_ffn: int | None, with_cache: bool | None
 ) -> Layout:
     """Finds and checks the sites of `model`, a text model's backbone.
 
     `input_ids` is [2, position], both rows alike except for their last token; `n_layers`, `width` and
-    `d_ffn` are what the config says. `accepts_cache` says that the model takes `past_key_values`.
+    `d_ffn` are what the config says. `with_cache` as for `cache_arguments`.
 
     Raises:
         SiteError: if the blocks or the residual stream are not where the config says.
     """
-    record = _record(model, input_ids, accepts_cache)
+    record = _record(model, input_ids, with_cache)
     if not record.last.isfinite().all():
         kind = str(record.last.dtype).removeprefix("torch.")
         raise SiteError(f"{type(model).__name__} gives NaN or infinity in {kind}", "pass --dtype float32")
     blocks = _blocks(model, record, n_layers, width)
     layout = Layout(width, n_layers, d_ffn or 0, _is_causal(record.last))
-    layout.uses_cache = accepts_cache
+    layout.with_cache = with_cache
     _take_embedding(layout, model, record)
     like: tuple[_Block, _Parts] | None = None
     for layer, block in enumerate(blocks):

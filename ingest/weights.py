@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -312,19 +313,15 @@ def gguf_alone(file: Path) -> Iterator[Path]:
     except ImportError as error:
         what = f"reading {file} needs the packages gguf and accelerate"
         raise ModelError(what, 'pip install "signarium[gguf]"') from error
-    reader_class = gguf.GGUFReader
     try:
-        reader = reader_class(file)
+        reader = gguf.GGUFReader(file)
     except Exception as error:
         # The reader fails on damage wherever it meets it, with whatever numpy says.
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
     with tempfile.TemporaryDirectory(prefix="signarium-") as folder:
         Path(folder, file.name).symlink_to(file)
-        gguf.GGUFReader = lambda *_, **__: reader
-        try:
+        with mock.patch.object(gguf, "GGUFReader", lambda *_, **__: reader):
             yield Path(folder)
-        finally:
-            gguf.GGUFReader = reader_class
 
 
 # ---- hashing ------------------------------------------------------------------------------------

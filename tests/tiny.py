@@ -105,7 +105,7 @@ def tokenizer(architecture: str = "llama") -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     backend.train_from_iterator(
-        [" the king and the queen saw the ships and the sea in old stormy water"] * 8, trainer
+        [" the king and the queen saw the ships and the sea in old stormy water and cold winter"] * 8, trainer
     )
     if bert:
         backend.post_processor = processors.TemplateProcessing(

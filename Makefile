@@ -1,0 +1,59 @@
+# Everything a newcomer needs, with nothing but Python 3.11 and pip on the machine.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
+DEMO   := build/demo
+# SmolLM2 runs at a few hundred tokens a second on two cores: about a minute and a half of text.
+DEMO_TOKENS ?= 32000
+
+.PHONY: help setup demo test test-gpu lint docs bench clean
+.DEFAULT_GOAL := help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/'
+
+setup: $(VENV)/.installed $(MODEL)   ## make .venv, install signarium, fetch the test models
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "signarium needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,gguf,dev]"
+	@touch $@
+
+$(MODEL): benchmarks/fetch_models.py | $(VENV)/.installed
+	$(BIN)/python benchmarks/fetch_models.py
+
+demo: setup      ## ingest SmolLM2 over its vocabulary and a text, then query it
+	@mkdir -p $(DEMO)
+	@$(BIN)/python -c "from pydoc_data.topics import topics; print('\n'.join(topics[k] for k in sorted(topics)))" > $(DEMO)/python-topics.txt
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb ingest $(MODEL) --name SmolLM2-135M --text $(DEMO)/python-topics.txt --max-tokens $(DEMO_TOKENS)
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb sql "SELECT model, site, subject, centre, n, indexed FROM code_sets ORDER BY subject, site, centre"
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb sql "SELECT site, round(avg(entropy), 3) AS bit_entropy, round(max(argmax_share), 3) AS loudest_dim_share FROM dimensions GROUP BY site ORDER BY site"
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest 'type:" king"' -k 8
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest 'type:" Monday"' -k 8
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest "raise an exception" --in states --where "NOT is_first" -k 8
+	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
+
+test: setup      ## the whole test suite
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: setup  ## the device paths, compared with the CPU (needs CUDA)
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup      ## style, types, import rules, generated references
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/make_docs.py --check
+
+docs: setup      ## write the generated references
+	$(BIN)/python benchmarks/make_docs.py
+
+bench: setup     ## what the README claims about speed, measured here
+	$(BIN)/python benchmarks/run.py
+
+clean:           ## remove what the demo and the builds left
+	rm -rf build dist *.egg-info

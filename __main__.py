@@ -1,0 +1,5 @@
+"""`python -m signarium`."""
+
+from .cli import main
+
+main()

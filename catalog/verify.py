@@ -1,0 +1,132 @@
+"""Integrity: the references that the schema does not enforce, the bytes of the codes, and the index files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import bulk, index, store
+from .codes import n_bytes
+from .errors import SignariumError
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was looked at, how many things, how many of them are wrong."""
+
+    check: str
+    looked_at: int
+    wrong: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return self.wrong == 0
+
+
+_REFERENCES = (
+    ("runs without their model", "run", "model_id NOT IN (SELECT model_id FROM model)"),
+    ("sites without their model", "site", "model_id NOT IN (SELECT model_id FROM model)"),
+    ("shards without their run", "shard", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("code sets without their run", "code_set", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("code sets without their site", "code_set", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("codes without their code set", "code_row", "code_set_id NOT IN (SELECT code_set_id FROM code_set)"),
+    ("states without their document", "state_row", "document_id NOT IN (SELECT document_id FROM document_row)"),
+    ("texts of runs that are not there", "run_text", "text_id NOT IN (SELECT text_id FROM text_file)"),
+    ("statistics without their site", "dimension_row", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("measurements without their run", "measurement", "run_id NOT IN (SELECT run_id FROM run)"),
+)
+
+
+def verify(path: Path) -> list[Finding]:
+    """Check the whole catalogue at `path`; one finding a check, in a fixed order. Nothing is changed.
+
+    Raises:
+        SignariumError: if the file cannot be opened or read at all.
+    """
+    import duckdb
+
+    findings = []
+    with store.reading(path) as connection:
+        try:
+            for what, table, condition in _REFERENCES:
+                findings.append(_count(connection, what, table, condition))
+            findings += _codes(connection)
+            findings.append(_documents(connection))
+            findings.append(_indexes(path, connection))
+        except duckdb.Error as error:
+            raise SignariumError(
+                f"{path} cannot be read to its end ({str(error).splitlines()[0][:160]})", "restore it from a copy"
+            ) from error
+    return findings
+
+
+def _count(connection: duckdb.DuckDBPyConnection, what: str, table: str, condition: str) -> Finding:
+    row = connection.execute(f"SELECT count(*), count(*) FILTER ({condition}) FROM {table}").fetchone()
+    assert row is not None
+    return Finding(what, row[0], row[1])
+
+
+def _codes(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
+    """Lengths, padding, norms, and one row for each item that the shards say is done."""
+    rows = connection.execute(
+        """SELECT count(*) AS n, count(DISTINCT c.item) AS items, cs.width,
+          count(*) FILTER (octet_length(c.code) <> (cs.width + 7) // 8) AS short,
+          count(*) FILTER (NOT isfinite(c.norm) OR c.norm < 0) AS norms,
+          coalesce((SELECT sum(tokens) FROM shard h WHERE h.run_id = cs.run_id), 0) AS expected, cs.code_set_id
+        FROM code_set cs LEFT JOIN code_row c USING (code_set_id) GROUP BY ALL ORDER BY cs.code_set_id"""
+    ).fetchall()
+    total = sum(row[0] for row in rows)
+    padding = 0
+    for _, _, width, short, _, _, ident in rows:
+        if width % 8 and not short:
+            found = connection.execute(
+                "SELECT count(*) FROM code_row WHERE code_set_id = ? AND "
+                f"bit_count(right(code::BIT::VARCHAR, {-width % 8})::BIT) > 0",
+                [ident],
+            ).fetchone()
+            padding += found[0] if found else 0
+    empty = sum(1 for row in rows if row[0] == 1 and row[1] == 0)
+    return [
+        Finding("codes of the wrong length", total, sum(row[3] or 0 for row in rows)),
+        Finding("codes with bits past their width", total, padding),
+        Finding("norms that are no lengths", total, sum(row[4] for row in rows) - empty),
+        Finding("code sets with missing, doubled or extra codes", len(rows), sum(1 for row in rows if not row[1] == row[5] == (row[0] if row[1] else 0))),
+    ]
+
+
+def _documents(connection: duckdb.DuckDBPyConnection) -> Finding:
+    """Whether every document has its tokens and the text that its hash says."""
+    rows = connection.execute(
+        """SELECT d.text, d.sha256, d.n_tokens, coalesce(s.n, 0) FROM document_row d
+        LEFT JOIN (SELECT document_id, count(*) AS n FROM state_row GROUP BY document_id) s USING (document_id)"""
+    )
+    looked, wrong = 0, 0
+    while batch := rows.fetchmany(10_000):
+        looked += len(batch)
+        wrong += sum(
+            n != found or hashlib.sha256(text.encode()).hexdigest() != sha256 for text, sha256, n, found in batch
+        )
+    return Finding("documents whose text or tokens changed", looked, wrong)
+
+
+def _indexes(path: Path, connection: duckdb.DuckDBPyConnection) -> Finding:
+    """Whether the index files that would be used hold the catalogue's codes, byte for byte."""
+    infos = index.describe(connection, "true", [])
+    looked, wrong = 0, 0
+    for info in infos:
+        one = index.open_index(path, info)
+        if one is None:
+            continue
+        looked += 1
+        items, codes = bulk.read_codes(connection, info.code_set_id, n_bytes(info.width))
+        same = np.array_equal(codes, one.codes) and np.array_equal(items, one.items_of(np.arange(one.n)))
+        wrong += not same
+    return Finding("index files that differ from the catalogue", looked, wrong)

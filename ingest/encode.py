@@ -1,0 +1,148 @@
+"""Models of the catalogue at work again: the code of a free text, and codes recomputed to check the stored ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..catalog import bulk, store
+from ..catalog.codes import Codes, hamming, n_bytes
+from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
+from .forward import Clock, run_batch
+from .model import LoadedModel, load_model
+from .pack import Collector
+from .sites import Site
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text's token and its code at one site: uint8 (bytes,)."""
+
+    code: Codes
+    tokens: list[str]
+    position: int
+
+
+def reload(path: Path, name: str, device: str = "auto") -> LoadedModel:
+    """The model called `name` as it was when it was ingested.
+
+    Raises:
+        ModelError: if its weights are no longer where they were, or are others now.
+    """
+    with store.reading(path) as connection:
+        row = connection.execute(
+            "SELECT source, revision, dtype, random_init_seed, weights_sha256, tokenizer_sha256 FROM models WHERE name = ?",
+            [name],
+        ).fetchone()
+    if row is None:
+        raise NotFound("model", name)
+    source, revision, dtype, seed, weights, tokenizer = row
+    try:
+        model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=seed)
+    except SignariumError as error:
+        raise ModelError(
+            f"the weights of {name} are not at hand ({error.what})", "search a stored item instead: type: or state:"
+        ) from error
+    if model.weights_sha256 != weights or model.tokenizer_sha256 != tokenizer:
+        raise ModelError(f"{source} holds other weights than {name} was ingested from", "put the old ones back")
+    return model
+
+
+def site_mean(path: Path, name: str, site: str) -> NDArray[np.float64]:
+    """The centre `mean` of a model's site, (width,).
+
+    Raises:
+        NotFound: if the stage types has not run there.
+    """
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT mean FROM dimensions WHERE model = ? AND site = ? ORDER BY dim", [name, site]
+        ).fetchall()
+    if not rows:
+        raise NotFound(f"centre mean of {name} at", site, todo="run `signarium ingest` with the stage types, or pass --centre zero")
+    return np.array([row[0] for row in rows])
+
+
+def encode_text(
+    path: Path, name: str, site: str, centre: str, text: str, position: int | None = None, device: str = "auto"
+) -> Encoded:
+    """The sign code of one token of `text` (its last one, or the one at `position`), tokenized as ingest does.
+
+    Positions count from 0 with the special tokens that the tokenizer adds; negative ones from the end.
+
+    Raises:
+        InvalidInput: if the text has no token or none at `position`.
+    """
+    model = reload(path, name, device)
+    where = Site.from_name(site)
+    prefix, suffix = model.tokenizer_adds()
+    ids = [*prefix, *model.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids]
+    if len(ids) == len(prefix):
+        raise InvalidInput("the text holds no token", "search for some words")
+    last = len(ids) - 1
+    ids += suffix
+    if model.max_positions is not None and len(ids) > model.max_positions:
+        raise InvalidInput(f"the text has {len(ids)} tokens, {name} takes {model.max_positions}", "search a shorter text")
+    chosen = last if position is None else position + len(ids) if position < 0 else position
+    if not 0 <= chosen < len(ids):
+        raise InvalidInput(f"--position {position} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}")
+    shift = None
+    if centre == "mean":
+        shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
+    collector = Collector(len(ids), {site: model.width_of(where)}, {site: {centre: shift}})
+    run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
+    strings = model.token_strings()
+    return Encoded(collector.close()[site].codes[centre][chosen], [strings[one] for one in ids], chosen)
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """How many bits of a sample of stored codes differ from those computed again."""
+
+    model: str
+    site: str
+    codes: int
+    bits: int
+    flipped: int
+
+
+def recheck_types(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]:
+    """Recompute `n` random type codes (centre zero) of a model at each of its sites and compare.
+
+    Batches are composed otherwise than at ingest, so a few bits in a thousand may differ by the float type
+    alone (see `measurements`, metric bit_flip_rate_zero); many mean that the codes are not this model's.
+
+    Raises:
+        ModelError: if the model is not at hand.
+    """
+    with store.reading(path) as connection:
+        sets = connection.execute(
+            "SELECT site, code_set_id, width FROM code_sets WHERE model = ? AND subject = 'type' AND centre = 'zero' "
+            "AND basis = 'standard' AND n > 0 ORDER BY site",
+            [name],
+        ).fetchall()
+        if not sets:
+            return []
+        model = reload(path, name)
+        chosen = np.sort(np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False))
+        stored = {}
+        for site, ident, width in sets:
+            table = connection.execute(
+                "SELECT item, code FROM code_row WHERE code_set_id = ? AND item IN "
+                f"({', '.join(map(str, chosen))}) ORDER BY item",
+                [ident],
+            ).to_arrow_table()
+            stored[site] = table.column("item").to_numpy(), bulk.code_matrix(table.column("code"), n_bytes(width)), width
+    sites = [Site.from_name(site) for site, _, _ in sets]
+    collector = Collector(len(chosen), {one.name: model.width_of(one) for one in sites}, {one.name: {"zero": None} for one in sites})
+    run_batch(model, [np.array([i], dtype=np.int32) for i in chosen], list(range(len(chosen))), sites, collector, Clock())
+    again = collector.close()
+    results = []
+    for site, (items, codes, width) in stored.items():
+        mine = again[site].codes["zero"][np.searchsorted(chosen, items)]
+        results.append(Recheck(name, site, len(items), len(items) * width, int(hamming(mine, codes).sum())))
+    return results

@@ -1,0 +1,71 @@
+"""What is in the catalogue: models, runs, sites, and its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..catalog import index, store, views
+from ..catalog.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+ORDER = {
+    "models": "name",
+    "runs": "started_at, run_id",
+    "sites": "model, point, layer",
+    "code_sets": "model, subject, site, centre, basis, run_id",
+}
+
+
+def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
+    """`name` if the catalogue has it, or the only model there is.
+
+    Raises:
+        NotFound: if it is not there, or the catalogue has no model.
+        InvalidInput: if none was named and there are several.
+    """
+    names = [row[0] for row in connection.execute("SELECT name FROM models ORDER BY name").fetchall()]
+    if name is None:
+        if len(names) == 1:
+            return str(names[0])
+        if not names:
+            raise NotFound("model", "", todo="run `signarium ingest MODEL`")
+        raise InvalidInput(f"the catalogue has {len(names)} models", f"choose one with --model: {', '.join(names)}")
+    if name not in names:
+        raise NotFound("model", name, names)
+    return name
+
+
+def rows(path: Path, view: str, model: str | None = None) -> pa.Table:
+    """Every row of one of the views in `ORDER`, of one model if given, in a stable order."""
+    with store.reading(path) as connection:
+        condition, values = "", []
+        if model is not None:
+            condition = f" WHERE {'name' if view == 'models' else 'model'} = ?"
+            values = [one_model(connection, model)]
+        return connection.execute(f"SELECT * FROM {view}{condition} ORDER BY {ORDER[view]}", values).to_arrow_table()
+
+
+def info(path: Path) -> pa.Table:
+    """Counts and sizes as rows of (what, value): bytes on disk, rows by view."""
+    import pyarrow as pa
+
+    files = [one for one in index.folder(path).glob("*") if one.is_file()]
+    found: list[tuple[str, str]] = [("catalogue", str(path))]
+    with store.reading(path) as connection:
+        found.append(("schema", store.revision_of(path, connection)))
+        found.append(("bytes", str(path.stat().st_size)))
+        found.append(("index bytes", str(sum(one.stat().st_size for one in files))))
+        for view in views.VIEWS:
+            if view.name in ("types", "states", "types_bos"):
+                # Counted from the shards: the views would join every row.
+                subject = {"types": "type", "types_bos": "type_bos", "states": "state"}[view.name]
+                query = f"SELECT coalesce(sum(n), 0)::BIGINT FROM code_sets WHERE subject = '{subject}'"
+            else:
+                query = f"SELECT count(*) FROM {view.name}"
+            count = connection.execute(query).fetchone()
+            found.append((view.name, str(count[0] if count else 0)))
+    return pa.table({"what": [one for one, _ in found], "value": [one for _, one in found]})
