@@ -96,7 +96,9 @@ class Catalogue:
         else:
             from .ingest.encode import encode_text
 
-            code = encode_text(self.path, target.model, target.site, target.centre, query, position, device).code
+            code = encode_text(
+                self.path, target.model, target.site, target.centre, query, position, device
+            ).code
         return nearest.search(self.path, target, code, k=k, where=where, approximate=approximate)
 
     def models(self) -> pa.Table:

@@ -56,14 +56,20 @@ def _say(text: str) -> None:
 def output_options(command: F) -> F:
     """`--format` and `--output` of every command that lists."""
     command = click.option(
-        "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, whole or not at all."
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write to a file, whole or not at all.",
     )(command)
-    return click.option("--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True)(command)
+    return click.option(
+        "--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True
+    )(command)
 
 
 def model_option(command: F) -> F:
     """`--model`."""
-    return click.option("--model", metavar="NAME", help="One model of the catalogue; not needed if it has only one.")(command)
+    return click.option(
+        "--model", metavar="NAME", help="One model of the catalogue; not needed if it has only one."
+    )(command)
 
 
 def _width() -> int | None:
@@ -89,7 +95,11 @@ def _print(table: pa.Table, format_: str, output: Path | None) -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--db", type=click.Path(path_type=Path), help="The catalogue.  [default: $SIGNARIUM_DB, else ./catalogue.duckdb]")
+@click.option(
+    "--db",
+    type=click.Path(path_type=Path),
+    help="The catalogue.  [default: $SIGNARIUM_DB, else ./catalogue.duckdb]",
+)
 @click.version_option(package_name="signarium", prog_name="signarium")
 @click.pass_context
 def cli(context: click.Context, db: Path | None) -> None:
@@ -110,21 +120,73 @@ def _open(path: Path) -> Any:
 
 @cli.command()
 @click.argument("model")
-@click.option("--text", multiple=True, metavar="PATH", help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.")
+@click.option(
+    "--text",
+    multiple=True,
+    metavar="PATH",
+    help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.",
+)
 @click.option("--name", metavar="NAME", help="What the catalogue calls the model.  [default: from MODEL]")
-@click.option("--sites", metavar="SPEC", help="Such as `resid_post.8,16;k.8;ffn.*`.  [default: five evenly spaced resid_post]")
-@click.option("--stages", metavar="LIST", help="Of types,states.  [default: types, and states if there is a text]")
-@click.option("--max-tokens", type=click.IntRange(1), metavar="N", help="Stop after the window in which the text reaches N tokens; a later run goes on from there.")
-@click.option("--context", type=click.IntRange(1), default=256, show_default=True, metavar="N", help="Tokens of a window.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps; auto takes the best there is.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True, help="auto: that of the stored weights; float32 for GGUF.")
-@click.option("--batch-tokens", type=click.IntRange(1), metavar="N", help="Positions that go through the model together.  [default: 2048 on a CPU, 16384 elsewhere]")
+@click.option(
+    "--sites",
+    metavar="SPEC",
+    help="Such as `resid_post.8,16;k.8;ffn.*`.  [default: five evenly spaced resid_post]",
+)
+@click.option(
+    "--stages", metavar="LIST", help="Of types,states.  [default: types, and states if there is a text]"
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Stop after the window in which the text reaches N tokens; a later run goes on from there.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="cpu, cuda, cuda:1, mps; auto takes the best there is.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="auto: that of the stored weights; float32 for GGUF.",
+)
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Positions that go through the model together.  [default: 2048 on a CPU, 16384 elsewhere]",
+)
 @click.option("--bos", is_flag=True, help="Ingest the vocabulary behind a BOS token as well.")
-@click.option("--random-init", type=click.IntRange(0), metavar="SEED", help="The same architecture with random weights: a control.")
+@click.option(
+    "--random-init",
+    type=click.IntRange(0),
+    metavar="SEED",
+    help="The same architecture with random weights: a control.",
+)
 @click.option("--revision", metavar="R", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--dry-run", is_flag=True, help="Say how large it will be, and stop.")
 @click.pass_obj
-def ingest(db: Path, model: str, text: tuple[str, ...], stages: str | None, name: str | None, dry_run: bool, **options: Any) -> None:
+def ingest(
+    db: Path,
+    model: str,
+    text: tuple[str, ...],
+    stages: str | None,
+    name: str | None,
+    dry_run: bool,
+    **options: Any,
+) -> None:
     """Run MODEL over its vocabulary and over text, into the catalogue.
 
     MODEL is a Hugging Face id, a folder with safetensors, or a .gguf file. What the catalogue holds already is
@@ -232,11 +294,21 @@ def _mb(n: float) -> str:
 @cli.command()
 @click.argument("query")
 @output_options
-@click.option("--allow-files", is_flag=True, help="Let the query read other files (read_csv, read_parquet, ...).")
-@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--allow-files", is_flag=True, help="Let the query read other files (read_csv, read_parquet, ...)."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+)
 @click.option("--memory", default="2GB", show_default=True, metavar="SIZE")
 @click.pass_obj
-def sql(db: Path, query: str, format_: str, output: Path | None, allow_files: bool, timeout: float, memory: str) -> None:
+def sql(
+    db: Path, query: str, format_: str, output: Path | None, allow_files: bool, timeout: float, memory: str
+) -> None:
     """Run one SELECT or EXPLAIN, read-only. See docs/views.md for the views."""
     from .queries.sql import run_to
 
@@ -256,18 +328,34 @@ def sql(db: Path, query: str, format_: str, output: Path | None, allow_files: bo
 
 @cli.command()
 @click.argument("query")
-@click.option("--in", "within", type=click.Choice(["states", "types", "types_bos"]), help="What to search.  [default: types for a type:, else states if there are any]")
+@click.option(
+    "--in",
+    "within",
+    type=click.Choice(["states", "types", "types_bos"]),
+    help="What to search.  [default: types for a type:, else states if there are any]",
+)
 @model_option
 @click.option("--site", metavar="SITE", help="[default: the middle one of the model's resid_post sites]")
 @click.option("--centre", type=click.Choice(["zero", "mean"]), help="[default: mean where there is one]")
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @click.option("--where", metavar="SQL", help="Search only rows for which this holds, such as `position > 0`.")
-@click.option("--position", type=int, metavar="N", help="Search this token of a free text instead of its last; negative counts from the end.")
-@click.option("--approximate", is_flag=True, help="Search a part of the codes, chosen by an IVF index; says the recall measured.")
+@click.option(
+    "--position",
+    type=int,
+    metavar="N",
+    help="Search this token of a free text instead of its last; negative counts from the end.",
+)
+@click.option(
+    "--approximate",
+    is_flag=True,
+    help="Search a part of the codes, chosen by an IVF index; says the recall measured.",
+)
 @click.option("--device", default="auto", show_default=True, help="For free text.")
 @output_options
 @click.pass_obj
-def nearest(db: Path, query: str, within: str | None, format_: str, output: Path | None, **options: Any) -> None:
+def nearest(
+    db: Path, query: str, within: str | None, format_: str, output: Path | None, **options: Any
+) -> None:
     """The codes nearest to QUERY by Hamming distance, exact.
 
     QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
@@ -321,7 +409,9 @@ def db_info(db: Path, format_: str, output: Path | None) -> None:
 
 
 @db_group.command("verify")
-@click.option("--model", metavar="NAME", help="Also recompute a sample of this model's codes, if it is at hand.")
+@click.option(
+    "--model", metavar="NAME", help="Also recompute a sample of this model's codes, if it is at hand."
+)
 @output_options
 @click.pass_obj
 def db_verify(db: Path, model: str | None, format_: str, output: Path | None) -> None:
@@ -344,7 +434,9 @@ def db_verify(db: Path, model: str | None, format_: str, output: Path | None) ->
     _print(pa.table({"check": names, "looked_at": looked, "wrong": wrong}), format_, output)
     broken = [one.check for one in findings if not one.ok]
     if broken:
-        raise SignariumError(f"{db} is not sound: {'; '.join(broken)}", "restore it from a copy, or ingest again")
+        raise SignariumError(
+            f"{db} is not sound: {'; '.join(broken)}", "restore it from a copy, or ingest again"
+        )
 
 
 @db_group.command("upgrade")

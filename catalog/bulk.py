@@ -47,15 +47,16 @@ def code_matrix(column: pa.ChunkedArray, size: int) -> Codes:
     """
     parts = []
     for chunk in column.chunks:
+        if not len(chunk):
+            continue
         wide = str(chunk.type).startswith("large")
         _, offsets_buffer, values = chunk.buffers()
         offsets = np.frombuffer(offsets_buffer, dtype=np.int64 if wide else np.int32)
         offsets = offsets[chunk.offset : chunk.offset + len(chunk) + 1]
-        if len(chunk) and (np.diff(offsets) != size).any():
+        if (np.diff(offsets) != size).any():
             raise InvalidInput(f"a stored code is not {size} bytes long", "run `signarium db verify`")
-        flat = np.frombuffer(values, dtype=np.uint8) if values is not None else np.empty(0, np.uint8)
-        if len(chunk):
-            parts.append(flat[offsets[0] : offsets[-1]].reshape(len(chunk), size))
+        flat = np.frombuffer(values, dtype=np.uint8)
+        parts.append(flat[offsets[0] : offsets[-1]].reshape(len(chunk), size))
     return np.concatenate(parts) if parts else np.empty((0, size), np.uint8)
 
 
@@ -90,7 +91,9 @@ def present(session: Session, column: Column[int], keys: NDArray[np.int64]) -> N
     return np.isin(keys, np.array(there, dtype=np.int64))
 
 
-def code_columns(code_set_id: int, items: NDArray[np.int64], norms: NDArray[np.float32], codes: Codes) -> pa.Table:
+def code_columns(
+    code_set_id: int, items: NDArray[np.int64], norms: NDArray[np.float32], codes: Codes
+) -> pa.Table:
     """Rows of `code_row` for one code set: items (n,), norms (n,), codes (n, bytes)."""
     import pyarrow as pa
 

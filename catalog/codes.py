@@ -77,7 +77,8 @@ def from_hex(text: str, width: int) -> Codes:
         raise InvalidInput(f"{text!r} is not a code in hex", "give an even number of hex digits") from error
     if len(raw) != n_bytes(width):
         raise InvalidInput(
-            f"a code of {len(raw)} bytes was given", f"width {width} needs {n_bytes(width)} bytes ({2 * n_bytes(width)} digits)"
+            f"a code of {len(raw)} bytes was given",
+            f"width {width} needs {n_bytes(width)} bytes ({2 * n_bytes(width)} digits)",
         )
     code = np.frombuffer(raw, dtype=np.uint8)
     if width % 8 and raw[-1] & ((1 << (8 - width % 8)) - 1):

@@ -44,7 +44,8 @@ class CatalogueTooOld(SignariumError):
     def __init__(self, path: Path, revision: str) -> None:
         self.path, self.revision = path, revision
         super().__init__(
-            f"{path} has schema {revision}, older than this signarium", f"run `signarium --db {path} db upgrade`"
+            f"{path} has schema {revision}, older than this signarium",
+            f"run `signarium --db {path} db upgrade`",
         )
 
 
@@ -62,7 +63,8 @@ class CatalogueBusy(SignariumError):
     def __init__(self, path: Path, holder: str, waited_s: float) -> None:
         self.path, self.holder, self.waited_s = path, holder, waited_s
         super().__init__(
-            f"{path} is held by {holder} (waited {waited_s:.0f} s)", "try again, or set SIGNARIUM_WAIT to more seconds"
+            f"{path} is held by {holder} (waited {waited_s:.0f} s)",
+            "try again, or set SIGNARIUM_WAIT to more seconds",
         )
 
 
@@ -71,13 +73,17 @@ class IngestRunning(SignariumError):
 
     def __init__(self, path: Path, holder: str) -> None:
         self.path, self.holder = path, holder
-        super().__init__(f"another job works on {path} ({holder})", "wait until it ends, or use another --db PATH")
+        super().__init__(
+            f"another job works on {path} ({holder})", "wait until it ends, or use another --db PATH"
+        )
 
 
 class DiskFull(SignariumError):
     """The disk cannot hold, or could not hold, what was to be written."""
 
-    def __init__(self, path: Path, needed: int | None = None, free: int | None = None, during: bool = False) -> None:
+    def __init__(
+        self, path: Path, needed: int | None = None, free: int | None = None, during: bool = False
+    ) -> None:
         self.path, self.needed, self.free, self.during = path, needed, free, during
         if during:
             what = f"the disk under {path} filled up; what was committed is kept"
@@ -91,7 +97,9 @@ class MigrationFailed(SignariumError):
 
     def __init__(self, path: Path, why: str) -> None:
         self.path = path
-        super().__init__(f"upgrading {path} failed ({why}); the file is as it was", "report this with the file's schema")
+        super().__init__(
+            f"upgrading {path} failed ({why}); the file is as it was", "report this with the file's schema"
+        )
 
 
 # ---- what was asked for -------------------------------------------------------------------------

@@ -7,8 +7,10 @@ made anew, never trusted. Answers are ordered by (distance, item), whatever comp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from . import bulk, store
 from .codes import Codes, n_bytes
-from .errors import DiskFull, InvalidInput, NotFound, SignariumError
+from .errors import InvalidInput, NotFound, SignariumError
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,8 +34,12 @@ Distances = NDArray[np.int32]
 
 _SHARD_ROWS = 65_536
 """Fewer rows than this are not worth another thread."""
-_GATHER_SHARE = 0.05
+_GATHER_SHARE = 0.5
 """Up to this share of the rows a filter's rows are copied together; above it FAISS skips the others."""
+_GATHER_BYTES = 1 << 20
+"""What is copied at once: it stays in the core's cache."""
+_SAMPLE_ROWS = 256
+"""Rows whose bytes an index file must hold to be trusted: enough to tell another code set's from its own."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,16 @@ class CodeIndex:
     Args:
         codes: uint8 (n, bytes), in ascending order of item; a memory map of the FAISS file, or an array.
         items: what the rows stand for, as runs of consecutive items: (row, item, count), ascending.
-        flat: the FAISS index over the same codes, for filtered search.
+        flat: the FAISS index over the same codes; it owns their memory where they are mapped from its file.
+        unsaved: why its files could not be written, if they could not.
     """
 
-    def __init__(self, width: int, codes: Codes, items: NDArray[np.int64], flat: Any) -> None:
+    def __init__(
+        self, width: int, codes: Codes, items: NDArray[np.int64], flat: Any = None, unsaved: str | None = None
+    ) -> None:
         self.width, self.codes, self._runs, self._flat = width, codes, items.reshape(-1, 3), flat
         self.n = len(codes)
+        self.unsaved = unsaved
 
     def items_of(self, rows: NDArray[np.int64]) -> Items:
         """Items of `rows`."""
@@ -102,7 +112,9 @@ class CodeIndex:
         offset = items - self._runs[run, 1]
         return (self._runs[run, 0] + offset)[(run >= 0) & (offset < self._runs[run, 2])]
 
-    def search(self, queries: Codes, k: int, rows: NDArray[np.int64] | None = None) -> tuple[Distances, Items]:
+    def search(
+        self, queries: Codes, k: int, rows: NDArray[np.int64] | None = None
+    ) -> tuple[Distances, Items]:
         """The `k` codes nearest to each of `queries` (q, bytes), among `rows` (ascending) if given.
 
         Returns distances (q, k') in bits and items (q, k'), ordered by (distance, item); k' is the smaller of
@@ -113,15 +125,15 @@ class CodeIndex:
         """
         queries = np.ascontiguousarray(np.atleast_2d(queries))
         if queries.shape[1] != n_bytes(self.width):
-            raise InvalidInput(f"a code of {queries.shape[1]} bytes cannot be searched among codes of {self.width} bits")
+            raise InvalidInput(
+                f"a code of {queries.shape[1]} bytes cannot be searched among codes of {self.width} bits"
+            )
         if k < 1:
             raise InvalidInput(f"-k {k} is not positive")
         if rows is None:
             found = self._spread(queries, k, self.n, lambda a, b: _scan(queries, self.codes[a:b], k, a))
         elif len(rows) <= _GATHER_SHARE * self.n:
-            chosen = np.ascontiguousarray(self.codes[rows])
-            distances, places = self._spread(queries, k, len(rows), lambda a, b: _scan(queries, chosen[a:b], k, a))
-            found = distances, rows[places]
+            found = self._spread(queries, k, len(rows), lambda a, b: self._gather(queries, k, rows[a:b]))
         else:
             found = self._spread(queries, k, self.n, lambda a, b: self._select(queries, k, rows, a, b))
         return found[0], self.items_of(found[1])
@@ -131,27 +143,34 @@ class CodeIndex:
         if n == 0:
             return np.empty((len(queries), 0), np.int32), np.empty((len(queries), 0), np.int64)
         shards = max(1, min(n_threads(), n // _SHARD_ROWS))
-        # Whole bytes of the filter's bitmap.
-        edges = [8 * (n // 8 * i // shards) for i in range(shards)] + [n]
+        edges = [n * i // shards for i in range(shards + 1)]
         if shards == 1:
             return merge([part(0, n)], k)
         return merge(list(_pool().map(part, edges[:-1], edges[1:])), k)
 
+    def _gather(self, queries: Codes, k: int, rows: NDArray[np.int64]) -> tuple[Distances, NDArray[np.int64]]:
+        size = self.codes.shape[1]
+        step = max(1, _GATHER_BYTES // size)
+        buffer = np.empty((min(step, len(rows)), size), np.uint8)
+        parts = []
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            # `clip` writes to `out` without a copy in between; the rows are within bounds.
+            chosen = np.take(self.codes, some, axis=0, out=buffer[: len(some)], mode="clip")
+            distances, places = _scan(queries, chosen, k, 0)
+            parts.append((distances, some[places]))
+        return merge(parts, k)
+
     def _select(
         self, queries: Codes, k: int, rows: NDArray[np.int64], start: int, stop: int
     ) -> tuple[Distances, NDArray[np.int64]]:
-        lib = faiss()
         inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
-        bits = np.zeros(-(-self.n // 8), np.uint8)
-        marks = np.zeros(8 * -(-(stop - start) // 8), np.uint8)
-        marks[inside - start] = 1
-        packed = np.packbits(marks, bitorder="little")
-        bits[start // 8 : start // 8 + len(packed)] = packed
-        parameters = lib.SearchParameters(sel=lib.IDSelectorBitmap(bits))
-        k = min(k, len(inside))
-        if k == 0:
-            return np.empty((len(queries), 0), np.int32), np.empty((len(queries), 0), np.int64)
-        return self._flat.search(queries, k, params=parameters)  # type: ignore[no-any-return]
+        marks = np.zeros(stop - start, np.bool_)
+        marks[inside - start] = True
+        bits = np.packbits(marks, bitorder="little")
+        return _scan(
+            queries, self.codes[start:stop], min(k, len(inside)), start, faiss().IDSelectorBitmap(bits)
+        )
 
 
 def merge(
@@ -164,15 +183,28 @@ def merge(
     return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
 
 
-def _scan(queries: Codes, codes: Codes, k: int, first: int) -> tuple[Distances, NDArray[np.int64]]:
+def _scan(
+    queries: Codes, codes: Codes, k: int, first: int, selector: Any = None
+) -> tuple[Distances, NDArray[np.int64]]:
     """FAISS's own kernel over a slice of rows; it keeps the lowest row among ties."""
     lib = faiss()
     k = min(k, len(codes))
     distances = np.empty((len(queries), k), np.int32)
     rows = np.empty((len(queries), k), np.int64)
+    if k == 0:
+        return distances, rows
     heap = lib.int_maxheap_array_t()
     heap.k, heap.nh, heap.val, heap.ids = k, len(queries), lib.swig_ptr(distances), lib.swig_ptr(rows)
-    lib.hammings_knn_hc(heap, lib.swig_ptr(queries), lib.swig_ptr(codes), len(codes), codes.shape[1], 1)
+    lib.hammings_knn_hc(
+        heap,
+        lib.swig_ptr(queries),
+        lib.swig_ptr(codes),
+        len(codes),
+        codes.shape[1],
+        1,
+        lib.EXACT_TOPK,
+        selector,
+    )
     return distances, rows + first
 
 
@@ -194,42 +226,70 @@ def describe(connection: duckdb.DuckDBPyConnection, where: str, values: Sequence
     return [CodeSetInfo(*row) for row in rows]
 
 
+def read_manifest(path: Path, info: CodeSetInfo) -> dict[str, Any] | None:
+    """What the manifest of a code set's index says; None if there is none for this state of the code set."""
+    try:
+        manifest = json.loads((folder(path) / f"{info.code_set_id}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or any(
+        manifest.get(key) != value for key, value in _identity(info).items()
+    ):
+        return None
+    return manifest
+
+
 def open_index(path: Path, info: CodeSetInfo) -> CodeIndex | None:
     """The index of a code set from its files, memory-mapped; None if they are missing, stale or damaged."""
-    base = folder(path) / str(info.code_set_id)
+    lib = faiss()
+    manifest = read_manifest(path, info)
+    if manifest is None:
+        return None
+    file = folder(path) / f"{info.code_set_id}.faiss"
     size = n_bytes(info.width)
     try:
-        manifest = json.loads(base.with_suffix(".json").read_text())
-        expected = {"code_set_id": info.code_set_id, "width": info.width, "n": info.n, "state": info.state}
-        if {key: manifest.get(key) for key in expected} != expected:
-            return None
-        file = base.with_suffix(".faiss")
-        offset = file.stat().st_size - info.n * size
-        if manifest["offset"] != offset:
+        offset = _header_bytes(size)
+        if file.stat().st_size != offset + info.n * size:
             return None
         runs = np.array(manifest["items"], dtype=np.int64).reshape(-1, 3)
-        if int(runs[:, 2].sum()) != info.n:
+        flat = lib.read_index_binary(str(file), lib.IO_FLAG_MMAP_IFC)
+        if (flat.ntotal, flat.code_size) != (info.n, size):
             return None
-        flat = faiss().read_index_binary(str(file), faiss().IO_FLAG_MMAP_IFC)
-    except (OSError, ValueError, KeyError, RuntimeError):
+        codes: Codes = (
+            np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=(info.n, size))
+            if info.n
+            else np.empty((0, size), np.uint8)
+        )
+        if manifest["sample"] != _sample(runs, codes):
+            return None
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
         return None
-    if (flat.ntotal, flat.code_size) != (info.n, size):
-        return None
-    codes: Codes = (
-        np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=(info.n, size))
-        if info.n
-        else np.empty((0, size), np.uint8)
-    )
     return CodeIndex(info.width, codes, runs, flat)
+
+
+def _identity(info: CodeSetInfo) -> dict[str, Any]:
+    return {"code_set_id": info.code_set_id, "width": info.width, "n": info.n, "state": info.state}
+
+
+@cache
+def _header_bytes(size: int) -> int:
+    """Bytes before the codes in a FAISS file of codes of `size` bytes."""
+    return int(faiss().serialize_index_binary(faiss().IndexBinaryFlat(8 * size)).nbytes)
+
+
+def _sample(runs: NDArray[np.int64], codes: Codes) -> str:
+    """SHA-256 of the runs of items and of some rows, spread evenly."""
+    rows = np.linspace(0, len(codes) - 1, min(_SAMPLE_ROWS, len(codes))).astype(np.int64)
+    return hashlib.sha256(runs.tobytes() + codes[rows].tobytes()).hexdigest()
 
 
 def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
     """Build the index of a code set from its rows and write its files (temporary names, then renamed).
 
-    Where the folder cannot be written to, the index is used all the same and kept in memory only.
+    Where they cannot be written, the index is used all the same, kept in memory only, and says why (`unsaved`).
 
     Raises:
-        NotFound: if the code set has no rows in the catalogue any more.
+        NotFound: if the catalogue does not hold the rows that its shards promise.
     """
     lib = faiss()
     size = n_bytes(info.width)
@@ -241,20 +301,24 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
     runs = np.stack([starts, items[starts], counts], axis=1).astype(np.int64)
     flat = lib.IndexBinaryFlat(8 * size)
     flat.add(codes)
-    base = folder(path) / str(info.code_set_id)
+    home = folder(path)
     try:
-        base.parent.mkdir(exist_ok=True)
-        with renamed(base.with_suffix(".faiss")) as temporary:
+        home.mkdir(exist_ok=True)
+        with renamed(home / f"{info.code_set_id}.faiss") as temporary:
             lib.write_index_binary(flat, str(temporary))
-            offset = temporary.stat().st_size - codes.nbytes
-        with renamed(base.with_suffix(".json")) as temporary:
-            manifest = {"code_set_id": info.code_set_id, "width": info.width, "n": info.n, "state": info.state}
-            temporary.write_text(json.dumps({**manifest, "offset": offset, "items": runs.tolist()}))
-    except PermissionError:
-        return CodeIndex(info.width, codes, runs, flat)
+            # FAISS does not notice a disk that fills up as the file is closed.
+            if temporary.stat().st_size != _header_bytes(size) + codes.nbytes:
+                raise OSError("it was cut short")
+        with renamed(home / f"{info.code_set_id}.json") as temporary:
+            temporary.write_text(
+                json.dumps({**_identity(info), "sample": _sample(runs, codes), "items": runs.tolist()})
+            )
     except (OSError, RuntimeError) as error:
-        raise DiskFull(folder(path), during=True) from error
-    return open_index(path, info) or CodeIndex(info.width, codes, runs, flat)
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[-1]
+        return CodeIndex(info.width, codes, runs, flat, unsaved=str(reason))
+    return open_index(path, info) or CodeIndex(
+        info.width, codes, runs, flat, unsaved="it changed while it was written"
+    )
 
 
 def get(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
@@ -273,13 +337,16 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
         faiss()
     except SignariumError as error:
         return [f"no indexes were built ({error})"]
-    built = []
+    built, failed = [], []
+    _sweep(path)
     with store.reading(path) as connection:
         condition, values = ("r.model_id = ?", [model_id]) if model_id else ("true", [])
         recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
         for info in describe(connection, condition, values):
-            get(path, info, connection)
-            if (info.code_set_id, info.n) not in recorded:
+            one = get(path, info, connection)
+            if one.unsaved is not None:
+                failed.append(f"the index of code set {info.code_set_id} was not written ({one.unsaved})")
+            elif (info.code_set_id, info.n) not in recorded:
                 built.append(info)
         if model_id is None:
             everything = connection.execute("SELECT code_set_id FROM code_set").fetchall()
@@ -287,17 +354,37 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
     if built:
         now = datetime.now(UTC).replace(tzinfo=None)
         with store.writing(path) as session:
-            session.add_all(schema.IndexPart(code_set_id=one.code_set_id, n=one.n, built_at=now) for one in built)
-    return []
+            session.add_all(
+                schema.IndexPart(code_set_id=one.code_set_id, n=one.n, built_at=now) for one in built
+            )
+    return failed
 
 
 def prune(path: Path, keep: Sequence[int]) -> int:
     """Delete the files of code sets that are not in `keep`; how many files went."""
     known = {str(one) for one in keep}
-    gone = [one for one in folder(path).glob("*") if one.name.split(".")[0] not in known]
+    gone = [one for one in folder(path).glob("*") if one.is_file() and one.name.split(".")[0] not in known]
     for one in gone:
-        one.unlink()
+        one.unlink(missing_ok=True)
     return len(gone)
+
+
+def _sweep(path: Path) -> None:
+    """Delete the temporary files of processes that were killed."""
+    for one in folder(path).glob("*.tmp"):
+        pid = one.name.split(".")[-3]
+        if pid.isdigit() and not _alive(int(pid)):
+            one.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class renamed:
@@ -305,7 +392,7 @@ class renamed:
 
     def __init__(self, final: Path) -> None:
         self.final = final
-        self.temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+        self.temporary = final.with_name(f"{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
     def __enter__(self) -> Path:
         return self.temporary

@@ -16,6 +16,10 @@ REVISIONS = ("0001",)
 
 HEAD = REVISIONS[-1]
 
+BLOCK_BYTES = 65_536
+"""Block size of a new file. Each small table fills a block of its own; DuckDB's default of 256 KiB makes a small
+catalogue three times as large, and one of 16 KiB halves the loading speed."""
+
 
 class Base(DeclarativeBase):
     """Base of the tables; its metadata is what Alembic compares a file with."""
@@ -145,11 +149,19 @@ def _bulk(name: str, **columns: type) -> Table:
 code_row = _bulk("code_row", code_set_id=BigInteger, item=BigInteger, norm=REAL, code=LargeBinary)
 """One sign code. `item` is a token id, a state id, ... as the code set's subject says."""
 
-state_row = _bulk("state_row", state_id=BigInteger, document_id=BigInteger, position=Integer, token_id=Integer)
+state_row = _bulk(
+    "state_row", state_id=BigInteger, document_id=BigInteger, position=Integer, token_id=Integer
+)
 """Which token stands where: shared by every site, and by every model with the same tokenizer."""
 
 document_row = _bulk(
-    "document_row", document_id=BigInteger, source=String, chunk=Integer, sha256=String, n_tokens=Integer, text=String
+    "document_row",
+    document_id=BigInteger,
+    source=String,
+    chunk=Integer,
+    sha256=String,
+    n_tokens=Integer,
+    text=String,
 )
 """One window of text as the model saw it."""
 

@@ -8,12 +8,14 @@ A job that writes over a longer time holds `job_lock` instead, which no reader l
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     import duckdb
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
 DEFAULT_PATH = "catalogue.duckdb"
@@ -37,9 +40,21 @@ READ_WAIT_S = 10.0
 WRITE_WAIT_S = 60.0
 """A writer has a model's work in hand, which is dearer than waiting."""
 
+WRITE_CONFIG: dict[str, Any] = {"max_vacuum_tasks": 0, "default_block_size": 65_536}
+"""How DuckDB writes our files.
+
+Merging the ragged row groups that shards leave would rewrite full ones at every commit (seen to cost a third of
+the file), and blocks of 256 KiB are mostly air in small row groups. The block size counts when a file is made.
+"""
+
 _LOCKED = re.compile(r"Could not set lock|Conflicting lock|different configuration than existing connections")
 _HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
-_NO_SPACE = re.compile(r"No space left|File too large|disk quota|not enough space|Could not write", re.IGNORECASE)
+_DAMAGED = re.compile(
+    r"Corrupt database file|Could not read enough bytes|Failed to deserialize|SerializationException"
+)
+_NO_SPACE = re.compile(
+    r"No space left|File too large|disk quota|not enough space|Could not write", re.IGNORECASE
+)
 
 
 def default_path() -> Path:
@@ -55,14 +70,31 @@ def wait_seconds(default: float) -> float:
     """
     text = os.environ.get("SIGNARIUM_WAIT", "")
     try:
-        return float(text) if text else default
-    except ValueError as error:
-        raise InvalidInput(f"SIGNARIUM_WAIT={text!r} is not a number of seconds") from error
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise InvalidInput(f"SIGNARIUM_WAIT={text!r} is not a number of seconds")
+    return seconds
 
 
 def sidecar(path: Path, suffix: str) -> Path:
-    """A companion of the catalogue: `NAME.duckdb` + `suffix`."""
-    return path.with_name(path.name + suffix)
+    """A companion of the catalogue: `NAME.duckdb` + `suffix`, beside the file itself where `path` is a link to it."""
+    real = path.resolve()
+    return real.with_name(real.name + suffix)
+
+
+def create_engine(path: Path) -> Engine:
+    """SQLAlchemy's engine over the file, made if missing; every connection opens and closes it."""
+    import sqlalchemy
+    from sqlalchemy.pool import NullPool
+
+    return sqlalchemy.create_engine(
+        # The log of a file opened by the name of a link would lie beside the link, where nobody looks for it.
+        sqlalchemy.URL.create("duckdb", database=str(path.resolve())),
+        poolclass=NullPool,
+        connect_args={"config": WRITE_CONFIG},
+    )
 
 
 @contextmanager
@@ -80,7 +112,7 @@ def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnectio
     pause = 0.005
     while True:
         try:
-            connection = duckdb.connect(str(path), read_only=True)
+            connection = duckdb.connect(str(path.resolve()), read_only=True)
             break
         except duckdb.Error as error:
             pause = _wait_or_raise(path, error, started, wait_seconds(READ_WAIT_S), pause)
@@ -88,6 +120,10 @@ def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnectio
         if check:
             check_revision(path, revision_of(path, connection))
         yield connection
+    except duckdb.Error as error:
+        if _DAMAGED.search(str(error)):
+            raise NotACatalogue(path, "damaged: " + _first_line(error)) from error
+        raise
     finally:
         connection.close()
 
@@ -102,15 +138,11 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
         The errors of `reading`, and DiskFull if the disk fills up before the commit.
     """
     import duckdb
-    import sqlalchemy
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.orm import Session
-    from sqlalchemy.pool import NullPool
 
     _must_be_file(path)
-    engine = sqlalchemy.create_engine(
-        sqlalchemy.URL.create("duckdb", database=str(path)), poolclass=NullPool
-    )
+    engine = create_engine(path)
     started = time.monotonic()
     pause = 0.005
     try:
@@ -130,9 +162,13 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
                 yield session
                 session.commit()
             except (duckdb.Error, DBAPIError) as error:
-                session.rollback()
+                # A database that gave up on itself cannot be rolled back; closing it does the same.
+                with suppress(duckdb.Error, DBAPIError):
+                    session.rollback()
                 if _NO_SPACE.search(str(error)):
                     raise DiskFull(path, during=True) from error
+                if _DAMAGED.search(str(error)):
+                    raise NotACatalogue(path, "damaged: " + _first_line(_cause(error))) from error
                 raise
     finally:
         engine.dispose()
@@ -145,23 +181,42 @@ def job_lock(path: Path) -> Iterator[None]:
     Raises:
         IngestRunning: if another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    file = sidecar(path, ".lock")
+    handle = _take_lock(path, file)
     try:
-        handle = os.open(sidecar(path, ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot write beside {path} ({error.strerror})", "pass --db PATH in a folder that you may write to"
-        ) from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = os.pread(handle, 32, 0).decode(errors="replace").strip()
-            raise IngestRunning(path, f"PID {pid}" if pid else "another process") from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):
+            # Only to name the holder; a full disk must not stop a job that may not need it.
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        # While it is held: whoever waits on this file finds it gone and opens the next one.
+        file.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _take_lock(path: Path, file: Path) -> int:
+    """The handle of `file`, locked."""
+    while True:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot write beside {path} ({error.strerror})",
+                "pass --db PATH in a folder that you may write to",
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before us may have removed the file between our opening and locking it.
+            if os.path.samestat(os.fstat(handle), os.stat(file)):
+                return handle
+        except BlockingIOError as error:
+            pid = os.pread(handle, 32, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise IngestRunning(path, f"PID {pid}" if pid else "another process") from error
+        except FileNotFoundError:
+            pass
         os.close(handle)
 
 
@@ -177,11 +232,17 @@ def check_revision(path: Path, revision: str) -> None:
 
 
 def _must_be_file(path: Path) -> None:
-    if not path.exists():
-        raise CatalogueMissing(path)
-    if not path.is_file():
-        raise NotACatalogue(path, "it is a folder" if path.is_dir() else "it is no ordinary file")
-    if path.stat().st_size == 0:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CatalogueMissing(path) from None
+    except OSError as error:
+        raise InvalidInput(f"{path} may not be opened ({(error.strerror or str(error)).lower()})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise NotACatalogue(
+            path, "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file"
+        )
+    if found.st_size == 0:
         raise NotACatalogue(path, "it is empty")
 
 
@@ -213,7 +274,11 @@ def _not_opened(path: Path, text: str) -> Exception:
         return NotACatalogue(path, "not a DuckDB file")
     if "newer version" in text or "can only read versions" in text:
         return NotACatalogue(path, "written by a newer DuckDB; upgrade duckdb")
-    return NotACatalogue(path, "damaged: " + text.splitlines()[0][:160])
+    return NotACatalogue(path, "damaged: " + _first_line(text))
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or ["?"])[0][:160]
 
 
 def revision_of(path: Path, connection: duckdb.DuckDBPyConnection) -> str:
@@ -229,7 +294,7 @@ def _fetch_revision(path: Path, fetch: Callable[[str], Sequence[Any]]) -> str:
     except duckdb.CatalogException as error:
         raise NotACatalogue(path, "a DuckDB file without signarium's tables") from error
     except duckdb.Error as error:
-        raise NotACatalogue(path, "damaged: " + str(error).splitlines()[0][:160]) from error
+        raise NotACatalogue(path, "damaged: " + _first_line(error)) from error
     except Exception as error:
         if isinstance(_cause(error), duckdb.CatalogException):
             raise NotACatalogue(path, "a DuckDB file without signarium's tables") from error

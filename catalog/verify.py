@@ -38,7 +38,11 @@ _REFERENCES = (
     ("code sets without their run", "code_set", "run_id NOT IN (SELECT run_id FROM run)"),
     ("code sets without their site", "code_set", "site_id NOT IN (SELECT site_id FROM site)"),
     ("codes without their code set", "code_row", "code_set_id NOT IN (SELECT code_set_id FROM code_set)"),
-    ("states without their document", "state_row", "document_id NOT IN (SELECT document_id FROM document_row)"),
+    (
+        "states without their document",
+        "state_row",
+        "document_id NOT IN (SELECT document_id FROM document_row)",
+    ),
     ("texts of runs that are not there", "run_text", "text_id NOT IN (SELECT text_id FROM text_file)"),
     ("statistics without their site", "dimension_row", "site_id NOT IN (SELECT site_id FROM site)"),
     ("measurements without their run", "measurement", "run_id NOT IN (SELECT run_id FROM run)"),
@@ -63,7 +67,8 @@ def verify(path: Path) -> list[Finding]:
             findings.append(_indexes(path, connection))
         except duckdb.Error as error:
             raise SignariumError(
-                f"{path} cannot be read to its end ({str(error).splitlines()[0][:160]})", "restore it from a copy"
+                f"{path} cannot be read to its end ({str(error).splitlines()[0][:160]})",
+                "restore it from a copy",
             ) from error
     return findings
 
@@ -98,7 +103,11 @@ def _codes(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
         Finding("codes of the wrong length", total, sum(row[3] or 0 for row in rows)),
         Finding("codes with bits past their width", total, padding),
         Finding("norms that are no lengths", total, sum(row[4] for row in rows) - empty),
-        Finding("code sets with missing, doubled or extra codes", len(rows), sum(1 for row in rows if not row[1] == row[5] == (row[0] if row[1] else 0))),
+        Finding(
+            "code sets with missing, doubled or extra codes",
+            len(rows),
+            sum(1 for row in rows if not row[1] == row[5] == (row[0] if row[1] else 0)),
+        ),
     ]
 
 
@@ -112,7 +121,8 @@ def _documents(connection: duckdb.DuckDBPyConnection) -> Finding:
     while batch := rows.fetchmany(10_000):
         looked += len(batch)
         wrong += sum(
-            n != found or hashlib.sha256(text.encode()).hexdigest() != sha256 for text, sha256, n, found in batch
+            n != found or hashlib.sha256(text.encode()).hexdigest() != sha256
+            for text, sha256, n, found in batch
         )
     return Finding("documents whose text or tokens changed", looked, wrong)
 

@@ -58,9 +58,7 @@ _DIMENSIONS = {
     "argmin_share": "share of types in which this dimension is the smallest",
 }
 
-_FROM_CODES = (
-    "FROM code_row c JOIN code_set cs USING (code_set_id) JOIN site s USING (site_id) JOIN model m USING (model_id)"
-)
+_FROM_CODES = "FROM code_row c JOIN code_set cs USING (code_set_id) JOIN site s USING (site_id) JOIN model m USING (model_id)"
 
 
 def _types(subject: str) -> str:
@@ -163,7 +161,11 @@ LEFT JOIN (SELECT code_set_id, max(n) AS n FROM index_part GROUP BY code_set_id)
     View(
         "codes",
         "One row a code, whatever it stands for.",
-        {"code_set_id": "see `code_sets`", "item": "token_id, state_id, ... as the subject says", "code": _CODE["code"]},
+        {
+            "code_set_id": "see `code_sets`",
+            "item": "token_id, state_id, ... as the subject says",
+            "code": _CODE["code"],
+        },
         "SELECT code_set_id, item, code FROM code_row",
     ),
     View(
@@ -179,7 +181,12 @@ LEFT JOIN (SELECT code_set_id, max(n) AS n FROM index_part GROUP BY code_set_id)
         },
         "SELECT document_id, source, chunk, sha256, n_tokens, text FROM document_row",
     ),
-    View("types", "One row a vocabulary token alone (one position), per site, centre and basis.", _TYPES, _types("type")),
+    View(
+        "types",
+        "One row a vocabulary token alone (one position), per site, centre and basis.",
+        _TYPES,
+        _types("type"),
+    ),
     View(
         "types_bos",
         "The same with the BOS token in front (`ingest --bos`); the centre is still that of the types alone.",
@@ -206,7 +213,12 @@ JOIN state_row w ON w.state_id = c.item
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = w.token_id
 WHERE cs.subject = 'state'""",
     ),
-    View("dimensions", "One row a dimension: its sign statistics over the vocabulary.", _DIMENSIONS, _dimensions("type")),
+    View(
+        "dimensions",
+        "One row a dimension: its sign statistics over the vocabulary.",
+        _DIMENSIONS,
+        _dimensions("type"),
+    ),
     View(
         "dimensions_bos",
         "The same over the types behind a BOS token.",
@@ -242,7 +254,12 @@ MACROS: tuple[Macro, ...] = (
         "share of the dimensions in `mask` on which `code` has the sign that `polarity` expects",
         "1 - bit_count(xor((code)::BIT, (polarity)::BIT) & (mask)::BIT) / nullif(bit_count((mask)::BIT), 0)",
     ),
-    Macro("sign_bit", ("code", "dim"), "the bit of one dimension: 1 is positive", "get_bit((code)::BIT, (dim)::INTEGER)"),
+    Macro(
+        "sign_bit",
+        ("code", "dim"),
+        "the bit of one dimension: 1 is positive",
+        "get_bit((code)::BIT, (dim)::INTEGER)",
+    ),
     Macro(
         "bit",
         ("code", "dim"),

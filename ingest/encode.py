@@ -45,10 +45,13 @@ def reload(path: Path, name: str, device: str = "auto") -> LoadedModel:
         model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=seed)
     except SignariumError as error:
         raise ModelError(
-            f"the weights of {name} are not at hand ({error.what})", "search a stored item instead: type: or state:"
+            f"the weights of {name} are not at hand ({error.what})",
+            "search a stored item instead: type: or state:",
         ) from error
     if model.weights_sha256 != weights or model.tokenizer_sha256 != tokenizer:
-        raise ModelError(f"{source} holds other weights than {name} was ingested from", "put the old ones back")
+        raise ModelError(
+            f"{source} holds other weights than {name} was ingested from", "put the old ones back"
+        )
     return model
 
 
@@ -63,12 +66,22 @@ def site_mean(path: Path, name: str, site: str) -> NDArray[np.float64]:
             "SELECT mean FROM dimensions WHERE model = ? AND site = ? ORDER BY dim", [name, site]
         ).fetchall()
     if not rows:
-        raise NotFound(f"centre mean of {name} at", site, todo="run `signarium ingest` with the stage types, or pass --centre zero")
+        raise NotFound(
+            f"centre mean of {name} at",
+            site,
+            todo="run `signarium ingest` with the stage types, or pass --centre zero",
+        )
     return np.array([row[0] for row in rows])
 
 
 def encode_text(
-    path: Path, name: str, site: str, centre: str, text: str, position: int | None = None, device: str = "auto"
+    path: Path,
+    name: str,
+    site: str,
+    centre: str,
+    text: str,
+    position: int | None = None,
+    device: str = "auto",
 ) -> Encoded:
     """The sign code of one token of `text` (its last one, or the one at `position`), tokenized as ingest does.
 
@@ -86,10 +99,14 @@ def encode_text(
     last = len(ids) - 1
     ids += suffix
     if model.max_positions is not None and len(ids) > model.max_positions:
-        raise InvalidInput(f"the text has {len(ids)} tokens, {name} takes {model.max_positions}", "search a shorter text")
+        raise InvalidInput(
+            f"the text has {len(ids)} tokens, {name} takes {model.max_positions}", "search a shorter text"
+        )
     chosen = last if position is None else position + len(ids) if position < 0 else position
     if not 0 <= chosen < len(ids):
-        raise InvalidInput(f"--position {position} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}")
+        raise InvalidInput(
+            f"--position {position} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}"
+        )
     shift = None
     if centre == "mean":
         shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
@@ -128,7 +145,9 @@ def recheck_types(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Re
         if not sets:
             return []
         model = reload(path, name)
-        chosen = np.sort(np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False))
+        chosen = np.sort(
+            np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False)
+        )
         stored = {}
         for site, ident, width in sets:
             table = connection.execute(
@@ -136,10 +155,25 @@ def recheck_types(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Re
                 f"({', '.join(map(str, chosen))}) ORDER BY item",
                 [ident],
             ).to_arrow_table()
-            stored[site] = table.column("item").to_numpy(), bulk.code_matrix(table.column("code"), n_bytes(width)), width
+            stored[site] = (
+                table.column("item").to_numpy(),
+                bulk.code_matrix(table.column("code"), n_bytes(width)),
+                width,
+            )
     sites = [Site.from_name(site) for site, _, _ in sets]
-    collector = Collector(len(chosen), {one.name: model.width_of(one) for one in sites}, {one.name: {"zero": None} for one in sites})
-    run_batch(model, [np.array([i], dtype=np.int32) for i in chosen], list(range(len(chosen))), sites, collector, Clock())
+    collector = Collector(
+        len(chosen),
+        {one.name: model.width_of(one) for one in sites},
+        {one.name: {"zero": None} for one in sites},
+    )
+    run_batch(
+        model,
+        [np.array([i], dtype=np.int32) for i in chosen],
+        list(range(len(chosen))),
+        sites,
+        collector,
+        Clock(),
+    )
     again = collector.close()
     results = []
     for site, (items, codes, width) in stored.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import inspect
 import io
@@ -170,7 +169,8 @@ class LoadedModel:
         """Decoded text of every row of the vocabulary, leading space included; "" for rows without a token.
 
         A token that is no whole UTF-8 text by itself, or a piece of a word with a mark of its own (BERT's
-        "##ing"), is its string in the vocabulary, so that no two such tokens look alike.
+        "##ing"), is its string in the vocabulary, so that no two such tokens look alike; where that string
+        is another token's text, its bytes are spelled out, as in "<0xE9>".
         """
         backend = self.tokenizer.backend_tokenizer
         raw = {
@@ -178,7 +178,7 @@ class LoadedModel:
         }
         added = {i: str(token) for i, token in self.tokenizer.added_tokens_decoder.items()}
         decoder = str(json.loads(backend.to_str()).get("decoder"))
-        strings = [""] * self.vocab_size
+        strings, fragments = [""] * self.vocab_size, list[int]()
         ids = sorted(i for i in raw if i not in added)
         if "WordPiece" in decoder or decoder == "None":
             texts = [raw[i] for i in ids]
@@ -189,11 +189,17 @@ class LoadedModel:
             texts = backend.decode_batch([[*before, i] for i in ids], skip_special_tokens=False)
             texts = [text.removeprefix("a") if before else text for text in texts]
         for i, text in zip(ids, texts, strict=True):
-            fragment = "�" in text or re.fullmatch("<0x[0-9A-Fa-f]{2}>", raw[i]) is not None
-            strings[i] = raw[i] if fragment else text
+            if "�" in text or re.fullmatch("<0x[0-9A-Fa-f]{2}>", raw[i]):
+                fragments.append(i)
+            else:
+                strings[i] = text
         for i, token in added.items():
             if i < self.vocab_size:
                 strings[i] = token
+        whole = set(strings)
+        for i in fragments:
+            # A byte-level vocabulary writes the single byte 0xE9 as "é", which is also a whole token's text.
+            strings[i] = _spelled_bytes(raw[i]) if raw[i] in whole else raw[i]
         return strings
 
     # ---- passes ----
@@ -215,7 +221,7 @@ class LoadedModel:
         for site in sites:
             self.require_site(site)
         if sites:
-            self._run(input_ids, lengths, list(dict.fromkeys(sites)), sink)
+            self._run(input_ids, lengths, sorted(set(sites), key=self.sites.index), sink)
 
     def bare_forward(
         self, input_ids: LongTensor, lengths: Sequence[int] | None, sites: Sequence[Site]
@@ -308,6 +314,15 @@ class LoadedModel:
                 self.module(input_ids=input_ids.to(self.device), **kwargs)
         if left:
             raise SiteError(f"{', '.join(map(str, left))} of {self.name} did not run in this pass")
+
+
+def _spelled_bytes(raw: str) -> str:
+    """A byte-level token, one character a byte, as "<0xC3><0xA9>"; itself where it is no such token."""
+    # The printable characters of Latin-1 stand for themselves, the other bytes are counted up from U+0100.
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    byte_of = {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}
+    return "".join(f"<0x{byte_of[c]:02X}>" for c in raw) if set(raw) <= byte_of.keys() else raw
 
 
 # ---- loading ------------------------------------------------------------------------------------
@@ -523,7 +538,8 @@ def _stored_module(
     device: torch.device,
 ) -> Any:
     options = {"config": config, "dtype": kind, "trust_remote_code": False, "output_loading_info": True}
-    options |= _options(model_class)
+    # Tensors of another shape are named and refused below; transformers would only point at its own log.
+    options |= {"ignore_mismatched_sizes": True} | _options(model_class)
     where = found.gguf or found.folder
     if found.gguf is not None:
         options |= {"gguf_file": found.gguf.name}
@@ -619,11 +635,3 @@ def _max_positions(module: Any) -> int | None:
                 return limit - child.padding_idx - 1
             return limit
     return limit
-
-
-def release(model: LoadedModel) -> None:
-    """Frees what `model` holds on its device; it cannot be used afterwards."""
-    model.module.to("meta")
-    gc.collect()
-    if model.device.type == "cuda":
-        torch.cuda.empty_cache()

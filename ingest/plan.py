@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,25 +123,38 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     if not path.exists():
         return Known(ident, wanted, False, [], {}, False)
     with store.reading(path) as connection:
-        rows = connection.execute("SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name").fetchall()
+        rows = connection.execute(
+            "SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name"
+        ).fetchall()
         here = next((row for row in rows if row[0] == ident), None)
         if here is not None:
             if name is not None and here[1] != name:
-                raise RunConflict(f"these weights are already in the catalogue as {here[1]!r}", "leave --name out")
+                raise RunConflict(
+                    f"these weights are already in the catalogue as {here[1]!r}", "leave --name out"
+                )
             wanted = here[1]
         else:
             namesake = next((row for row in rows if row[1] == wanted), None)
             if namesake is not None:
-                what = f"the same weights in {namesake[2]}" if namesake[3] == model.weights_sha256 else "another model"
+                what = (
+                    f"the same weights in {namesake[2]}"
+                    if namesake[3] == model.weights_sha256
+                    else "another model"
+                )
                 raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
         known = Known(ident, wanted, here is not None, [], {}, False)
-        found = connection.execute("SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256])
+        found = connection.execute(
+            "SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256]
+        )
         known.tokenizer_known = (found.fetchone() or (0,))[0] >= model.vocab_size
-        known.runs = [_old_run(connection, ident, *row) for row in connection.execute(
-            "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
-            "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
-            [ident],
-        ).fetchall()]
+        known.runs = [
+            _old_run(connection, ident, *row)
+            for row in connection.execute(
+                "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
+                "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
+                [ident],
+            ).fetchall()
+        ]
         whole = {one.spec.run_id for one in known.runs if one.complete and one.spec.job == "types"}
         for run_id, site, mean in connection.execute(
             "SELECT d.run_id, s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
@@ -152,7 +166,9 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     return known
 
 
-def _old_run(connection: Any, ident: str, run_id: str, job: str, params: str, finished: bool, complete: bool) -> OldRun:
+def _old_run(
+    connection: Any, ident: str, run_id: str, job: str, params: str, finished: bool, complete: bool
+) -> OldRun:
     sets = connection.execute(
         "SELECT c.code_set_id, s.name, s.site_id, c.subject, c.centre, c.width FROM code_set c "
         "JOIN site s USING (site_id) WHERE c.run_id = ?",
@@ -161,8 +177,12 @@ def _old_run(connection: Any, ident: str, run_id: str, job: str, params: str, fi
     specs = [SetSpec(i, Site.from_name(name), *rest) for i, name, *rest in sets]
     # The order in which the run was planned, which is what its shards were packed in.
     specs.sort(key=lambda one: (*_site_key(one.site), one.centre == "mean"))
-    text_ids = connection.execute("SELECT text_id FROM run_text WHERE run_id = ? ORDER BY place", [run_id]).fetchall()
-    done = connection.execute("SELECT coalesce(sum(tokens), 0) FROM shard WHERE run_id = ?", [run_id]).fetchone()
+    text_ids = connection.execute(
+        "SELECT text_id FROM run_text WHERE run_id = ? ORDER BY place", [run_id]
+    ).fetchall()
+    done = connection.execute(
+        "SELECT coalesce(sum(tokens), 0) FROM shard WHERE run_id = ?", [run_id]
+    ).fetchone()
     spec = RunSpec(run_id, job, json.loads(params), tuple(specs), tuple(row[0] for row in text_ids))
     return OldRun(spec, finished, complete, int(done[0]))
 
@@ -187,7 +207,9 @@ def plan_types(model: LoadedModel, known: Known, sites: Sequence[Site], bos: boo
         if not old.complete:
             planned.append(_types_plan(model, old.spec, known, old.tokens_done))
     if missing:
-        spec = _new_spec(model, known, job, [(site, centre) for site in missing for centre in ("zero", "mean")], {})
+        spec = _new_spec(
+            model, known, job, [(site, centre) for site in missing for centre in ("zero", "mean")], {}
+        )
         planned.append(_types_plan(model, spec, known, 0))
     return planned
 
@@ -201,9 +223,12 @@ def _types_plan(model: LoadedModel, spec: RunSpec, known: Known, done: int) -> J
         tokens=n,
         tokens_done=done,
         rows=(n - done) * len(spec.sets),
-        catalogue_bytes=_code_bytes(spec.sets, n - done)
-        + _DIMENSION_BYTES * sum(one.width for one in spec.sets) // 2
-        + (0 if known.tokenizer_known else _TOKEN_BYTES * n),
+        catalogue_bytes=_catalogue_bytes(
+            spec.sets,
+            n - done,
+            _DIMENSION_BYTES * sum(one.width for one in spec.sets) / 2
+            + (0 if known.tokenizer_known else _TOKEN_BYTES * n),
+        ),
         index_bytes=sum(n * n_bytes(one.width) for one in spec.sets),
         scratch_bytes=sum(n * model.width_of(site) * item for site in spec.sites),
         shard_tokens=_shard_tokens(spec.sets),
@@ -232,10 +257,10 @@ def place_texts(
     taken: dict[int, tuple[str, str, str, int]] = {}
     if path.exists():
         with store.reading(path) as connection:
-            for row in connection.execute(
+            for base, *rest in connection.execute(
                 "SELECT text_id, sha256, kind, tokenizer_sha256, context FROM text_file"
             ).fetchall():
-                taken[row[0]] = tuple(row[1:])
+                taken[base] = (rest[0], rest[1], rest[2], rest[3])
     tokens = 0
     for file in files:
         counts = texts.Counts(0, 0, 0)
@@ -256,7 +281,9 @@ def place_texts(
         kind = file.path.suffix.lower() if file.path.suffix.lower() in (".jsonl", ".parquet") else "text"
         identity = (file.sha256, kind, model.tokenizer_sha256, context)
         text_id = next(
-            base for base in (text_base(salt, *identity) for salt in range(1000)) if taken.get(base, identity) == identity
+            base
+            for base in (text_base(salt, *identity) for salt in range(1000))
+            if taken.get(base, identity) == identity
         )
         taken[text_id] = identity
         row = schema.TextFile(
@@ -321,9 +348,9 @@ def plan_states(
     for unit, left in missing.items():
         if left:
             groups.setdefault(tuple(left), []).append(unit)
-    for left, group in groups.items():
-        spec = _new_spec(model, known, "states", group, {"context": context}, left)
-        planned.append(_states_plan(spec, [by_id[one] for one in left], 0, limit))
+    for needed, group in groups.items():
+        spec = _new_spec(model, known, "states", group, {"context": context}, needed)
+        planned.append(_states_plan(spec, [by_id[one] for one in needed], 0, limit))
     return planned
 
 
@@ -339,8 +366,11 @@ def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int, limit: int |
         tokens=tokens,
         tokens_done=done,
         rows=left * len(spec.sets),
-        catalogue_bytes=_code_bytes(spec.sets, left)
-        + round(share * (_STATE_BYTES * tokens + _WINDOW_BYTES * windows + _TEXT_SHARE * text_bytes)),
+        catalogue_bytes=_catalogue_bytes(
+            spec.sets,
+            left,
+            share * (_STATE_BYTES * tokens + _WINDOW_BYTES * windows + _TEXT_SHARE * text_bytes),
+        ),
         index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
         scratch_bytes=0,
         shard_tokens=_shard_tokens(spec.sets),
@@ -370,29 +400,39 @@ def _new_spec(
         for site, centre in sorted(units, key=lambda unit: (*_site_key(unit[0]), unit[1] == "mean"))
     )
     shown = {"sites": list(dict.fromkeys(site.name for site, _ in units)), **params}
-    return RunSpec(run_id, job, {**shown, "texts": len(text_ids)} if text_ids else shown, sets, tuple(text_ids))
+    return RunSpec(
+        run_id, job, {**shown, "texts": len(text_ids)} if text_ids else shown, sets, tuple(text_ids)
+    )
 
 
 # ---- size ---------------------------------------------------------------------------------------
 # DuckDB's storage, measured: an uncompressed code costs its bytes and a 4-byte offset, a norm 4 bytes; item and
-# code_set_id compress to nearly nothing; blocks of 256 KiB are filled to 98.5%.
+# code_set_id compress to nearly nothing. A column fills blocks of 256 KiB, and since every shard is committed
+# and checkpointed by itself, its last blocks stay part empty.
 
-_ROW_BYTES = 8.1
-_FILL = 0.985
+_BLOCK = schema.BLOCK_BYTES
+_SHARD_BLOCKS = 3.0
+"""Blocks of a shard beside its codes and norms: the small columns and the metadata."""
 _TOKEN_BYTES = 11.0
 _DIMENSION_BYTES = 50
 _STATE_BYTES = 3.0
 _WINDOW_BYTES = 90
 _TEXT_SHARE = 0.55
-EMPTY_BYTES = 1_060_864
-"""A catalogue without rows."""
+EMPTY_BYTES = 536_576 + 15 * schema.BLOCK_BYTES
+"""A catalogue with one small run: each small table and each key fills a block."""
 
 
-def _code_bytes(sets: Sequence[SetSpec], items: int) -> int:
-    return round(sum(items * (n_bytes(one.width) + _ROW_BYTES) for one in sets) / _FILL)
+def _catalogue_bytes(sets: Sequence[SetSpec], items: int, other_bytes: float) -> int:
+    """Bytes that `items` rows of each code set add to the file, with `other_bytes` in other tables."""
+    step = _shard_tokens(sets)
+    blocks = float(math.ceil(other_bytes / _BLOCK))
+    for n in [step] * (items // step) + [items % step]:
+        if n:
+            codes = sum(n * (n_bytes(one.width) + 4) for one in sets)
+            blocks += math.ceil(codes / _BLOCK) + math.ceil(n * len(sets) * 4 / _BLOCK) + _SHARD_BLOCKS
+    return round(blocks * _BLOCK)
 
 
 def _shard_tokens(sets: Sequence[SetSpec]) -> int:
     """Tokens of a shard: those whose codes fill a row group, within reason for a kill to lose."""
     return max(256, min(65_536, ROW_GROUP // max(1, len(sets))))
-

@@ -16,7 +16,18 @@ from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, Signarium
 from . import text as texts
 from .forward import default_batch_tokens
 from .journal import Journal
-from .plan import EMPTY_BYTES, JobPlan, Known, TextPlan, look_up, model_id, model_row, place_texts, plan_states, plan_types
+from .plan import (
+    EMPTY_BYTES,
+    JobPlan,
+    Known,
+    TextPlan,
+    look_up,
+    model_id,
+    model_row,
+    place_texts,
+    plan_states,
+    plan_types,
+)
 
 if TYPE_CHECKING:
     from .model import LoadedModel
@@ -126,7 +137,11 @@ def ingest(
     path = Path(db)
     progress = progress or Silent()
     wanted = _stages(stages, bool(text))
-    if context < 1 or (max_tokens is not None and max_tokens < 1) or (batch_tokens is not None and batch_tokens < 1):
+    if (
+        context < 1
+        or (max_tokens is not None and max_tokens < 1)
+        or (batch_tokens is not None and batch_tokens < 1)
+    ):
         raise InvalidInput("--context, --max-tokens and --batch-tokens must be positive")
     files = texts.find_texts(list(text)) if text else []
     try:
@@ -135,11 +150,47 @@ def ingest(
             pass
     except CatalogueMissing:
         if not path.parent.is_dir():
-            raise InvalidInput(f"there is no folder {path.parent}", "make it, or pass another --db PATH") from None
+            raise InvalidInput(
+                f"there is no folder {path.parent}", "make it, or pass another --db PATH"
+            ) from None
     if dry_run:
-        return _ingest(path, model, wanted, files, name, sites, max_tokens, context, device, dtype, batch_tokens, bos, random_init, revision, True, progress)
+        return _ingest(
+            path,
+            model,
+            wanted,
+            files,
+            name,
+            sites,
+            max_tokens,
+            context,
+            device,
+            dtype,
+            batch_tokens,
+            bos,
+            random_init,
+            revision,
+            True,
+            progress,
+        )
     with store.job_lock(path):
-        return _ingest(path, model, wanted, files, name, sites, max_tokens, context, device, dtype, batch_tokens, bos, random_init, revision, False, progress)
+        return _ingest(
+            path,
+            model,
+            wanted,
+            files,
+            name,
+            sites,
+            max_tokens,
+            context,
+            device,
+            dtype,
+            batch_tokens,
+            bos,
+            random_init,
+            revision,
+            False,
+            progress,
+        )
 
 
 def _stages(stages: Sequence[str] | None, has_text: bool) -> list[str]:
@@ -152,7 +203,9 @@ def _stages(stages: Sequence[str] | None, has_text: bool) -> list[str]:
     if "states" in wanted and not has_text:
         raise InvalidInput("the stage states needs a text", "pass --text PATH")
     if has_text and "states" not in wanted:
-        raise InvalidInput("a text was given but not the stage states", "add states to --stages, or leave --text out")
+        raise InvalidInput(
+            "a text was given but not the stage states", "add states to --stages, or leave --text out"
+        )
     return [one for one in STAGES if one in wanted]
 
 
@@ -180,7 +233,10 @@ def _ingest(
     model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=random_init)
     sites = model.parse_sites(spec) if spec else model.default_sites()
     if files and model.max_positions is not None and context > model.max_positions:
-        raise InvalidInput(f"a context of {context} is more than the {model.max_positions} positions of {model.name}", f"pass --context {model.max_positions}")
+        raise InvalidInput(
+            f"a context of {context} is more than the {model.max_positions} positions of {model.name}",
+            f"pass --context {model.max_positions}",
+        )
     if bos and model.bos_id is None:
         raise InvalidInput(f"the tokenizer of {model.name} has no BOS token", "leave --bos out")
     known = look_up(path, model, name)
@@ -209,7 +265,16 @@ def _ingest(
     means = dict(known.means)
     for plan in plans:
         before = plan.tokens_done
-        _run(path, model, known, plan, means, context, batch_tokens or default_batch_tokens(model.device), progress)
+        _run(
+            path,
+            model,
+            known,
+            plan,
+            means,
+            context,
+            batch_tokens or default_batch_tokens(model.device),
+            progress,
+        )
         report.runs.append(plan.spec.run_id)
         report.tokens += max(0, plan.tokens - before)
     progress.loading("building indexes")
@@ -217,7 +282,9 @@ def _ingest(
     return report
 
 
-def _estimate(path: Path, model: LoadedModel, known: Known, plans: Sequence[JobPlan], sites: tuple[str, ...]) -> Estimate:
+def _estimate(
+    path: Path, model: LoadedModel, known: Known, plans: Sequence[JobPlan], sites: tuple[str, ...]
+) -> Estimate:
     todo = [plan for plan in plans if not plan.done]
     fresh = 0 if path.exists() else EMPTY_BYTES
     return Estimate(

@@ -85,7 +85,17 @@ def run_states(
 
         def flush() -> None:
             if shard and number > start:
-                _shard(model, spec, journal, number - len(shard), list(shard), centres, batch_tokens, computed, strings)
+                _shard(
+                    model,
+                    spec,
+                    journal,
+                    number - len(shard),
+                    list(shard),
+                    centres,
+                    batch_tokens,
+                    computed,
+                    strings,
+                )
             shard.clear()
 
         for one in placed_windows(model, plan, context):
@@ -134,7 +144,9 @@ def _shard(
     flips = []
     if start == 0 and len(first_batch) > 1:
         flips = _flips(model, spec, shard[first_batch[0]], int(firsts[first_batch[0]]), rows, centres)
-    items = np.concatenate([np.arange(one.first_state, one.first_state + n) for one, n in zip(shard, lengths, strict=True)])
+    items = np.concatenate(
+        [np.arange(one.first_state, one.first_state + n) for one, n in zip(shard, lengths, strict=True)]
+    )
 
     def write(session: Session) -> None:
         if start == 0:
@@ -179,7 +191,8 @@ def _flips(
             split="in_sample",
             value=float(
                 hamming(
-                    alone[each.site.name].codes[each.centre], rows[each.site.name].codes[each.centre][first : first + n]
+                    alone[each.site.name].codes[each.centre],
+                    rows[each.site.name].codes[each.centre][first : first + n],
                 ).mean()
                 / each.width
             ),

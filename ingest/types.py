@@ -65,7 +65,16 @@ def run_types(
         for a, b in bounds:
             clock, begun = Clock(), time.perf_counter()
             if not _readable(folder / str(a), spec, b - a):
-                _compute(folder / str(a), model, spec, a, b, model.bos_id if with_bos else None, batch_tokens, clock)
+                _compute(
+                    folder / str(a),
+                    model,
+                    spec,
+                    a,
+                    b,
+                    model.bos_id if with_bos else None,
+                    batch_tokens,
+                    clock,
+                )
             clocks[a] = clock, time.perf_counter() - begun
             computed(b - a)
     except OSError as error:
@@ -80,7 +89,10 @@ def run_types(
                 continue
             clock, wall = clocks[a]
             begun = time.perf_counter()
-            rows = {site.name: _rows(folder / str(a), site.name, centres[site.name], model.device) for site in spec.sites}
+            rows = {
+                site.name: _rows(folder / str(a), site.name, centres[site.name], model.device)
+                for site in spec.sites
+            }
             clock.pack_s += time.perf_counter() - begun
 
             def write(session: Session, a: int = a, b: int = b, rows: dict[str, SiteRows] = rows) -> None:
@@ -113,7 +125,14 @@ def clear(path: Path, run_id: str) -> None:
 
 
 def _compute(
-    file: Path, model: LoadedModel, spec: RunSpec, start: int, stop: int, bos: int | None, batch_tokens: int, clock: Clock
+    file: Path,
+    model: LoadedModel,
+    spec: RunSpec,
+    start: int,
+    stop: int,
+    bos: int | None,
+    batch_tokens: int,
+    clock: Clock,
 ) -> None:
     """Hidden states of tokens `start` .. `stop` at every site, and their statistics, into one file."""
     step = max(1, batch_tokens // (1 if bos is None else 2))
@@ -123,7 +142,9 @@ def _compute(
         if bos is not None:
             ids = torch.cat([torch.full_like(ids, bos), ids], dim=1)
         begun = time.perf_counter()
-        model.forward(ids, None, spec.sites, lambda site, x: parts[site.name].append(x[:, -1].to("cpu", copy=True)))  # type: ignore[arg-type]
+        model.forward(
+            ids, None, spec.sites, lambda site, x: parts[site.name].append(x[:, -1].to("cpu", copy=True))
+        )  # type: ignore[arg-type]
         clock.forward_s += time.perf_counter() - begun
     begun = time.perf_counter()
     tensors: dict[str, torch.Tensor] = {}

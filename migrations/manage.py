@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 
 from ..catalog import store, views
 from ..catalog.errors import CatalogueTooNew, DiskFull, MigrationFailed
-from ..catalog.schema import HEAD, REVISIONS
+from ..catalog.schema import BLOCK_BYTES, HEAD, REVISIONS
 
 SCRIPTS = Path(__file__).parent
 
@@ -28,7 +28,11 @@ def config(connection: sqlalchemy.Connection | None = None, scripts: Path = SCRI
 
 def migrate(path: Path, revision: str = "head", scripts: Path = SCRIPTS) -> None:
     """Bring the DuckDB file at `path` (made if missing) to `revision`, in one transaction, views included."""
-    engine = sqlalchemy.create_engine(sqlalchemy.URL.create("duckdb", database=str(path)), poolclass=NullPool)
+    engine = sqlalchemy.create_engine(
+        sqlalchemy.URL.create("duckdb", database=str(path)),
+        poolclass=NullPool,
+        connect_args={"config": {"default_block_size": str(BLOCK_BYTES)}},
+    )
     try:
         with engine.begin() as connection:
             command.upgrade(config(connection, scripts), revision)

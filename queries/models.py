@@ -33,7 +33,9 @@ def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
             return str(names[0])
         if not names:
             raise NotFound("model", "", todo="run `signarium ingest MODEL`")
-        raise InvalidInput(f"the catalogue has {len(names)} models", f"choose one with --model: {', '.join(names)}")
+        raise InvalidInput(
+            f"the catalogue has {len(names)} models", f"choose one with --model: {', '.join(names)}"
+        )
     if name not in names:
         raise NotFound("model", name, names)
     return name
@@ -46,7 +48,9 @@ def rows(path: Path, view: str, model: str | None = None) -> pa.Table:
         if model is not None:
             condition = f" WHERE {'name' if view == 'models' else 'model'} = ?"
             values = [one_model(connection, model)]
-        return connection.execute(f"SELECT * FROM {view}{condition} ORDER BY {ORDER[view]}", values).to_arrow_table()
+        return connection.execute(
+            f"SELECT * FROM {view}{condition} ORDER BY {ORDER[view]}", values
+        ).to_arrow_table()
 
 
 def info(path: Path) -> pa.Table:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-SUBJECTS = {"states": ("state", "state_id"), "types": ("type", "token_id"), "types_bos": ("type_bos", "token_id")}
+SUBJECTS = {
+    "states": ("state", "state_id"),
+    "types": ("type", "token_id"),
+    "types_bos": ("type_bos", "token_id"),
+}
 """What `--in` takes: the view, its subject, and the column that is the code set's item."""
 
 CONTEXT_TOKENS = 8
@@ -78,7 +82,9 @@ def parse_query(text: str) -> StoredQuery | None:
     if kind != "type":
         value = value.strip()
     if not value:
-        raise InvalidInput(f"{text!r} names nothing", f"write {kind}:{dict(type='TOKEN', state='ID', code='HEX')[kind]}")
+        raise InvalidInput(
+            f"{text!r} names nothing", f"write {kind}:{dict(type='TOKEN', state='ID', code='HEX')[kind]}"
+        )
     if kind == "state" and not value.isdecimal():
         raise InvalidInput(f"{value!r} is not a state_id", "take one from the view states")
     return StoredQuery(kind, value)
@@ -115,8 +121,16 @@ def resolve(
         view = within or views[0]
         rows = [row for row in rows if row[3] == SUBJECTS[view][0] and row[5] == basis]
         if not rows:
-            raise NotFound(view, model, todo=f"run `signarium ingest` with {'--text' if view == 'states' else 'the stage types'}")
-        sites = list(dict.fromkeys(row[2] for row in sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))))
+            raise NotFound(
+                view,
+                model,
+                todo=f"run `signarium ingest` with {'--text' if view == 'states' else 'the stage types'}",
+            )
+        sites = list(
+            dict.fromkeys(
+                row[2] for row in sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
+            )
+        )
         if site is not None and site not in sites:
             raise NotFound(f"site with {view} of {model}", site, sites)
         usual = [one for one in sites if one.startswith("resid_post.")] or sites
@@ -179,12 +193,22 @@ def _token_id(connection: duckdb.DuckDBPyConnection, model: str, text: str) -> i
     if found := ids(text):
         return int(found[0])
     other = text[1:] if text.startswith(" ") else f" {text}"
-    todo = f'there is type:"{other}"' if ids(other) else "a type is one token of the vocabulary; search text as it is instead"
+    todo = (
+        f'there is type:"{other}"'
+        if ids(other)
+        else "a type is one token of the vocabulary; search text as it is instead"
+    )
     raise NotFound(f"token of {model}", text, todo=todo)
 
 
 def search(
-    path: Path, target: Target, code: codes.Codes, *, k: int = 10, where: str | None = None, approximate: bool = False
+    path: Path,
+    target: Target,
+    code: codes.Codes,
+    *,
+    k: int = 10,
+    where: str | None = None,
+    approximate: bool = False,
 ) -> Answer:
     """The `k` codes of `target` nearest to `code`, uint8 (bytes,), among the rows for which `where` holds.
 
@@ -201,7 +225,9 @@ def search(
             one = index.get(path, info, connection)
             rows = None
             if where is not None:
-                rows = one.rows_of(_matching(path, target, info, " ".join(where.split()) and where, _Connection(connection)))
+                rows = one.rows_of(
+                    _matching(path, target, info, " ".join(where.split()) and where, _Connection(connection))
+                )
             searched += one.n if rows is None else len(rows)
             if approximate and rows is None:
                 from ..catalog.approximate import approximate_index
@@ -249,11 +275,14 @@ def _matching(
         ).to_arrow_table()
     except duckdb.Error as error:
         raise InvalidInput(f"--where {where!r} cannot be used", str(error).split("\n")[0]) from error
-    return found.column(0).to_numpy()  # type: ignore[no-any-return]
+    return found.column(0).to_numpy()
 
 
 def _rows(
-    connection: duckdb.DuckDBPyConnection, target: Target, items: NDArray[np.int64], distances: NDArray[np.int32]
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    items: NDArray[np.int64],
+    distances: NDArray[np.int32],
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -308,7 +337,11 @@ def _marked(tokens: Sequence[tuple[int, str]], spaced: bool) -> str:
         space = token[: len(token) - len(token.lstrip(" "))]
         if spaced:
             space, token = ("", token[2:]) if token.startswith("##") else (" " if text else "", token)
-        text += f"{space}{MARKS[0]}{token.lstrip(' ')}{MARKS[1]}" if away == 0 else space + token.removeprefix(space)
+        text += (
+            f"{space}{MARKS[0]}{token.lstrip(' ')}{MARKS[1]}"
+            if away == 0
+            else space + token.removeprefix(space)
+        )
     return text
 
 
@@ -329,4 +362,4 @@ def summary(answer: Answer) -> str:
 
 def as_dict(answer: Answer) -> dict[str, Any]:
     """The answer's columns as Python lists."""
-    return answer.table.to_pydict()  # type: ignore[no-any-return]
+    return answer.table.to_pydict()

@@ -291,6 +291,8 @@ class _Job:
                         ended = not data
                 for kind, payload in self._frames(buffer):
                     if kind == OPENED:
+                        if opened:  # saying so again must not move the deadline
+                            raise _unreadable()
                         opened = True
                         deadline = time.monotonic() + self.timeout
                     elif kind == DATA:
@@ -315,9 +317,7 @@ class _Job:
         while len(buffer) >= HEADER.size:
             kind, size = HEADER.unpack_from(buffer)
             if kind not in (OPENED, DATA, DONE, FAILED) or size > CHUNK:
-                raise QueryFailed(
-                    "the process of the query answered with something unreadable", "report this"
-                )
+                raise _unreadable()
             if len(buffer) < HEADER.size + size:
                 return
             payload = bytes(buffer[HEADER.size : HEADER.size + size])
@@ -396,13 +396,17 @@ def _command() -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _BOOT, str(os.getpid()), package, *folders]
 
 
+def _unreadable() -> QueryFailed:
+    return QueryFailed("the process of the query answered with something unreadable", "report this")
+
+
 def _load(payload: bytes) -> dict[str, Any]:
     try:
         told = json.loads(payload)
     except ValueError:
         told = None
     if not isinstance(told, dict):
-        raise QueryFailed("the process of the query answered with something unreadable", "report this")
+        raise _unreadable()
     return told
 
 

@@ -340,6 +340,11 @@ def test_streams_stay_flat_and_time_of_the_reader_does_not_count(catalogue: Path
         ("import os, time; os.write(1, b'O' + bytes(4)); time.sleep(60)", QueryLimit, "0.5 s"),
         (
             "import os\nwhile True: os.write(2, b'x' * 9999), os.write(1, b'O' + bytes(4))",
+            QueryFailed,
+            "unreadable",
+        ),
+        (
+            "import os\nos.write(1, b'O' + bytes(4))\nwhile True: os.write(1, b'D' + bytes(4))",
             QueryLimit,
             "0.5 s",
         ),
