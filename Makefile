@@ -22,8 +22,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,gguf,dev]"
 	@touch $@
 
-$(MODEL): benchmarks/fetch_models.py | $(VENV)/.installed
-	$(BIN)/python benchmarks/fetch_models.py
+$(MODEL): tests/fetch_models.py | $(VENV)/.installed
+	$(BIN)/python tests/fetch_models.py
 
 demo: setup      ## ingest SmolLM2 over its vocabulary and a text, then query it
 	@mkdir -p $(DEMO)
@@ -48,10 +48,10 @@ lint: setup      ## style, types, import rules, generated references
 	@mkdir -p build/typing/signarium && for part in __init__.py __main__.py cli.py catalog ingest migrations queries; do ln -sfn ../../../$$part build/typing/signarium/$$part; done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python benchmarks/make_docs.py --check
+	$(BIN)/python docs/make.py --check
 
 docs: setup      ## write the generated references
-	$(BIN)/python benchmarks/make_docs.py
+	$(BIN)/python docs/make.py
 
 bench: setup     ## what the README claims about speed, measured here
 	$(BIN)/python benchmarks/run.py
