@@ -1,0 +1,222 @@
+"""What the README and the issues promise about speed and size, measured on this machine, side by side in one run.
+
+    python benchmarks/run.py [--quick] [--only ingest,load,search,commands]
+
+Prints one table and writes it to benchmarks/RESULTS.md. Speed is a ratio against a named peer measured beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+MODEL = HERE.parent / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+Row = tuple[str, str, str]
+
+
+def best(work: Callable[[], object], repeat: int) -> float:
+    """Seconds of the quickest of `repeat` calls."""
+    times = []
+    for _ in range(repeat):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def median(work: Callable[[], object], repeat: int) -> float:
+    """Seconds of the middle one of `repeat` calls."""
+    times = []
+    for _ in range(repeat):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def ingest(folder: Path, quick: bool) -> list[Row]:
+    """A whole ingest of SmolLM2 (planning, writing and indexes included) against bare passes over its batches."""
+    import torch
+    from pydoc_data.topics import topics
+
+    import signarium
+    from signarium.ingest import text as texts
+    from signarium.ingest.forward import batches, default_batch_tokens
+    from signarium.ingest.model import load_model
+
+    torch.set_grad_enabled(False)
+    model = load_model(str(MODEL))
+    sites = model.default_sites()
+    budget = default_batch_tokens(model.device)
+    file = folder / "text.txt"
+    file.write_text("\n".join(topics[key] for key in sorted(topics)))
+    tokens = 4096 if quick else 16_384
+
+    found = texts.find_texts([file])[0]
+    windows = [
+        one.ids for one in texts.take(texts.windows(found, model.tokenizer, context=256), tokens)
+    ]
+
+    def bare_states() -> None:
+        for batch in batches([len(one) for one in windows], budget):
+            ids = torch.tensor(np.stack([windows[i] for i in batch]).astype(np.int64)) if len(
+                {len(windows[i]) for i in batch}
+            ) == 1 else torch.zeros((len(batch), max(len(windows[i]) for i in batch)), dtype=torch.int64)
+            model.bare_forward(ids, None, sites)  # type: ignore[arg-type]
+
+    def bare_types() -> None:
+        for a in range(0, model.vocab_size, budget):
+            model.bare_forward(torch.arange(a, min(a + budget, model.vocab_size))[:, None], None, sites)  # type: ignore[arg-type]
+
+    def whole(stage: str) -> None:
+        path = folder / f"{stage}.duckdb"
+        with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+            signarium.ingest(  # type: ignore[operator]
+                path, str(MODEL), stages=[stage], **({"text": [file], "max_tokens": tokens} if stage == "states" else {})
+            )
+
+    rows: list[Row] = []
+    jobs: list[tuple[str, Callable[[], None]]] = [("states", bare_states)]
+    if not quick:
+        jobs.append(("types", bare_types))
+    for stage, bare in jobs:
+        before = best(bare, 1)
+        taken = best(lambda stage=stage: whole(stage), 1)  # type: ignore[misc]
+        after = best(bare, 1)
+        run = signarium.open(folder / f"{stage}.duckdb").runs().to_pylist()[0]
+        n = run["tokens"]
+        split = f"forward {run['forward_s']:.1f} s, pack {run['pack_s']:.2f} s, write {run['write_s']:.2f} s"
+        rows.append(
+            (
+                f"ingest / bare forward, {stage}, {n:,} tokens, 5 sites, float32",
+                f"{2 * taken / (before + after):.3f}",
+                f"{n / taken:,.0f} tokens/s; bare before and after: {before:.1f} and {after:.1f} s; {split}",
+            )
+        )
+    return rows
+
+
+def load(folder: Path, quick: bool) -> list[Row]:
+    """Rows a second through `bulk`, shard by shard as ingest commits them, and the size of the file."""
+    from synthetic import load_codes  # type: ignore[import-not-found]
+
+    rows: list[Row] = []
+    for size, n in ((72, 245_760 if quick else 983_040), (512, 61_440 if quick else 245_760)):
+        path = folder / f"load{size}.duckdb"
+        seconds = load_codes(path, n, size)
+        ratio = path.stat().st_size / (n * size)
+        rows.append((f"load {n:,} codes of {size} bytes", f"{n / seconds:,.0f} rows/s", f"file / packed bits {ratio:.3f}"))
+    return rows
+
+
+def search(folder: Path, quick: bool) -> list[Row]:
+    """One query over a code set, exact, k = 10; beside FAISS's own search, numpy and DuckDB on the same codes."""
+    import duckdb
+
+    from signarium.catalog import index
+
+    n, size = (200_000 if quick else 1_000_000), 72
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (n, size), dtype=np.uint8)
+    query = rng.integers(0, 256, (1, size), dtype=np.uint8)
+    flat = index.faiss().IndexBinaryFlat(8 * size)
+    flat.add(codes)
+    one = index.CodeIndex(8 * size, codes, np.array([[0, 0, n]]), flat)
+    half = np.flatnonzero(rng.random(n) < 0.5)
+    some = np.flatnonzero(rng.random(n) < 0.01)
+    ours = median(lambda: one.search(query, 10), 30)
+    rows: list[Row] = [(f"search {n:,} codes of {8 * size} bits, one query, exact", f"{1e3 * ours:.1f} ms", "")]
+    for name, chosen in (("half of the rows", half), ("1% of the rows", some)):
+        rows.append((f"the same, filter: {name}", f"{1e3 * median(lambda c=chosen: one.search(query, 10, c), 30):.1f} ms", ""))  # type: ignore[misc]
+    peer = median(lambda: flat.search(query, 10), 10)
+    rows.append(("FAISS flat, one thread / ours", f"{peer / ours:.2f}", f"{1e3 * peer:.1f} ms"))
+    plain = best(lambda: np.bitwise_count(codes ^ query).sum(1), 3)
+    rows.append(("numpy / ours", f"{plain / ours:.1f}", f"{1e3 * plain:.0f} ms"))
+    connection = duckdb.connect()
+    import pyarrow as pa
+
+    from signarium.catalog.bulk import binary_array
+
+    held = pa.table({"item": np.arange(n), "code": binary_array(codes)})
+    connection.register("held", held)
+    connection.execute("CREATE TABLE c AS SELECT * FROM held")
+    statement = "SELECT item, bit_count(xor(code::BIT, ?::BLOB::BIT)) AS d FROM c ORDER BY d, item LIMIT 10"
+    sql = best(lambda: connection.execute(statement, [query.tobytes()]).fetchall(), 3)
+    rows.append(("DuckDB SQL / ours", f"{sql / ours:.1f}", f"{1e3 * sql:.0f} ms"))
+    return rows
+
+
+def commands(folder: Path, quick: bool) -> list[Row]:
+    """Whole commands, as a user waits for them."""
+    from synthetic import catalogue  # type: ignore[import-not-found]
+
+    n = 100_000 if quick else 1_000_000
+    path = folder / "states.duckdb"
+    first_state = catalogue(path, n)
+    base = [sys.executable, "-m", "signarium", "--db", str(path)]
+
+    def run(*command: str) -> None:
+        subprocess.run(command, check=True, capture_output=True)
+
+    peer = median(lambda: run(sys.executable, "-c", "import duckdb"), 7)
+    sql = median(lambda: run(*base, "sql", "select 1"), 7)
+    run(*base, "nearest", f"state:{first_state}")
+    near = median(lambda: run(*base, "nearest", f"state:{first_state}"), 5)
+    filtered = median(lambda: run(*base, "nearest", f"state:{first_state}", "--where", "position > 3"), 5)
+    return [
+        ('`sql "select 1"` / `python -c "import duckdb"`', f"{sql / peer:.2f}", f"{sql:.2f} s and {peer:.2f} s"),
+        (f"`nearest state:ID` over {n:,} codes, as a command", f"{near:.2f} s", ""),
+        ("the same with --where 'position > 3'", f"{filtered:.2f} s", ""),
+    ]
+
+
+PARTS = {"load": load, "search": search, "commands": commands, "ingest": ingest}
+
+
+def processor() -> str:
+    """The processor's name, as Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    """Run the parts and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, nothing written to RESULTS.md")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    options = parser.parse_args()
+    sys.path.insert(0, str(HERE))
+    from signarium.catalog.index import n_threads
+
+    rows: list[Row] = []
+    for name in options.only.split(","):
+        folder = Path(tempfile.mkdtemp(prefix="signarium-bench-"))
+        try:
+            for row in PARTS[name](folder, options.quick):
+                rows.append(row)
+                print(" | ".join(row), flush=True)
+        finally:
+            shutil.rmtree(folder)
+    head = f"# Results\n\n{processor()}, {n_threads()} cores, Python {platform.python_version()}; `make bench`.\n\n"
+    table = "| what | figure | beside it |\n|---|---|---|\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    if not options.quick and options.only == ",".join(PARTS):
+        (HERE / "RESULTS.md").write_text(head + table)
+
+
+if __name__ == "__main__":
+    main()
