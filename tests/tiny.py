@@ -1,18 +1,31 @@
 """Tiny random models with a real tokenizer, saved as safetensors folders.
 
-`tiny.folder(tmp_path, "llama", seed=0)` is a folder that `load_model` takes. Widths, head counts and windows
-are small but not alike, so that a mix-up of two of them shows.
+`tiny.folder(tmp_path, "llama", seed=0)` is a folder that `load_model` takes and a test may change;
+`tiny.built` and `tiny.loaded` are shared by all tests. Widths, head counts and windows are small but not
+alike, so that a mix-up of two of them shows.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging
+
+from signarium.ingest.model import LoadedModel, load_model
+from signarium.ingest.sites import Site
+
+MODELS = Path(__file__).parents[1] / "models"
 
 VOCAB_SIZE = 304
 """Rows of the embedding; the tokenizer has a few tokens less."""
@@ -151,9 +164,114 @@ def folder(
 ) -> Path:
     """Saves model and tokenizer as `tmp_path/name` (`architecture-seed`) and returns that folder."""
     path = tmp_path / (name or f"{architecture}-{seed}")
-    built = model(architecture, seed, **changes).to(dtype)
+    if dtype == torch.float32 and max_shard_size == "50GB" and not changes:
+        return shutil.copytree(built(architecture, seed), path, dirs_exist_ok=True)
+    return _saved(path, architecture, seed, dtype, max_shard_size, **changes)
+
+
+def _saved(
+    path: Path, architecture: str, seed: int, dtype: torch.dtype, max_shard_size: str, **changes: Any
+) -> Path:
+    made = model(architecture, seed, **changes).to(dtype)
     logging.disable_progress_bar()
-    built.save_pretrained(path, max_shard_size=max_shard_size)
+    made.save_pretrained(path, max_shard_size=max_shard_size)
     logging.enable_progress_bar()
     tokenizer(architecture).save_pretrained(path)
+    return path
+
+
+_shared = tempfile.TemporaryDirectory(prefix="signarium-tests-")
+
+
+@cache
+def built(architecture: str = "llama", seed: int = 0) -> Path:
+    """A folder as `folder` makes it, one for the whole session: to be read, not written."""
+    return _saved(Path(_shared.name, f"{architecture}-{seed}"), architecture, seed, torch.float32, "50GB")
+
+
+@cache
+def loaded(architecture: str = "llama", seed: int = 0) -> LoadedModel:
+    """`built`, loaded once for the whole session, on the CPU."""
+    return load_model(str(built(architecture, seed)), device="cpu")
+
+
+def need(path: Path) -> Path:
+    """`path`, or a failure that says where the file comes from."""
+    if not path.exists():
+        pytest.fail(f"{path} is missing: run `make setup`")
+    return path
+
+
+@cache
+def smollm2() -> LoadedModel:
+    """SmolLM2-135M on the CPU, loaded once for the whole session (15 seconds). Mark its tests `real`."""
+    return load_model(str(need(MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf")), device="cpu")
+
+
+def capture(
+    model: LoadedModel, ids: Tensor, sites: Sequence[Site], lengths: Sequence[int] | None = None
+) -> dict[Site, Tensor]:
+    """What one pass shows of `sites`, each once."""
+    seen: dict[Site, Tensor] = {}
+
+    def sink(site: Site, x: Tensor) -> None:
+        assert site not in seen
+        seen[site] = x.clone()
+
+    model.forward(torch.LongTensor(ids), lengths, sites, sink)
+    return seen
+
+
+def gguf(path: Path, seed: int = 0) -> Path:
+    """Writes the tiny Llama, `model("llama", seed)`, and its tokenizer as a GGUF file in float32."""
+    from gguf import GGUFWriter, TokenType
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = config("llama")
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(made.max_position_embeddings)
+    writer.add_embedding_length(made.hidden_size)
+    writer.add_block_count(made.num_hidden_layers)
+    writer.add_feed_forward_length(made.intermediate_size)
+    writer.add_head_count(made.num_attention_heads)
+    writer.add_head_count_kv(made.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(made.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(VOCAB_SIZE)
+    definition = json.loads(tokenizer().backend_tokenizer.to_str())["model"]
+    tokens = sorted(definition["vocab"], key=definition["vocab"].get)
+    tokens += [f"<unused{i}>" for i in range(VOCAB_SIZE - len(tokens))]
+    special = {"<bos>", "<eos>", "<pad>", "<unk>"}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL if t in special else TokenType.NORMAL for t in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in definition["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_pad_token_id(2)
+    writer.add_unk_token_id(3)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }  # fmt: skip
+    for key, tensor in model("llama", seed).state_dict().items():
+        where = key.removesuffix(".weight")
+        if where.startswith("model.layers."):
+            _, _, layer, where = where.split(".", 3)
+            if where in ("self_attn.q_proj", "self_attn.k_proj"):
+                # GGUF turns pairs of neighbours where transformers turns the two halves of a head.
+                n_heads = made.num_attention_heads if "q_proj" in where else made.num_key_value_heads
+                tensor = tensor.view(n_heads, 2, -1, made.hidden_size).transpose(1, 2)
+                tensor = tensor.reshape(-1, made.hidden_size)
+            writer.add_tensor(f"blk.{layer}.{names[where]}.weight", tensor.contiguous().numpy())
+        else:
+            writer.add_tensor(f"{names[where]}.weight", tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
     return path
