@@ -1,8 +1,8 @@
 """Exact Hamming search: one FAISS binary flat file a code set, beside the catalogue that it is made from.
 
 `NAME.duckdb.indexes/ID.faiss` holds the codes in ascending order of their items, `ID.json` says which items
-those are. Both can always be rebuilt: a file that is missing, cut short or of another state of the catalogue is
-made anew, never trusted. Answers are ordered by (distance, item), whatever computed them.
+those are. Both can always be rebuilt: a file that is missing, cut short or of another state of the catalogue
+is made anew, never trusted. Answers are ordered by (distance, item), whatever computed them.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _sample(runs: NDArray[np.int64], codes: Codes) -> str:
 def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
     """Build the index of a code set from its rows and write its files (temporary names, then renamed).
 
-    Where they cannot be written, the index is used all the same, kept in memory only, and says why (`unsaved`).
+    Where they cannot be written, the index is used all the same, from memory, and says why (`unsaved`).
 
     Raises:
         NotFound: if the catalogue does not hold the rows that its shards promise.
@@ -398,7 +398,8 @@ class renamed:
         return self.temporary
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            os.replace(self.temporary, self.final)
-        else:
+        try:
+            if kind is None:
+                os.replace(self.temporary, self.final)
+        finally:
             self.temporary.unlink(missing_ok=True)

@@ -173,7 +173,10 @@ token_row = _bulk("token_row", tokenizer=String, token_id=Integer, token=String)
 
 dimension_row = _bulk(
     "dimension_row",
-    **{"run_id": String, "site_id": String, "subject": String, "dim": Integer},
-    **{name: Double for name in ("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share")},
+    run_id=String,
+    site_id=String,
+    subject=String,
+    dim=Integer,
+    **dict.fromkeys(("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share"), Double),
 )
 """Statistics of one dimension over the vocabulary's type states at one site."""

@@ -40,12 +40,6 @@ READ_WAIT_S = 10.0
 WRITE_WAIT_S = 60.0
 """A writer has a model's work in hand, which is dearer than waiting."""
 
-WRITE_CONFIG: dict[str, Any] = {"max_vacuum_tasks": 0, "default_block_size": 65_536}
-"""How DuckDB writes our files.
-
-Merging the ragged row groups that shards leave would rewrite full ones at every commit (seen to cost a third of
-the file), and blocks of 256 KiB are mostly air in small row groups. The block size counts when a file is made.
-"""
 
 _LOCKED = re.compile(r"Could not set lock|Conflicting lock|different configuration than existing connections")
 _HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
@@ -79,7 +73,7 @@ def wait_seconds(default: float) -> float:
 
 
 def sidecar(path: Path, suffix: str) -> Path:
-    """A companion of the catalogue: `NAME.duckdb` + `suffix`, beside the file itself where `path` is a link to it."""
+    """A companion of the catalogue: `NAME.duckdb` + `suffix`, beside the file itself if `path` is a link."""
     real = path.resolve()
     return real.with_name(real.name + suffix)
 
@@ -89,11 +83,16 @@ def create_engine(path: Path) -> Engine:
     import sqlalchemy
     from sqlalchemy.pool import NullPool
 
+    from .schema import BLOCK_BYTES
+
+    # The block size counts when the file is made. Vacuuming would merge the ragged row groups that shards leave, by
+    # rewriting full ones at every commit: seen to cost a third of the file.
+    settings = {"default_block_size": BLOCK_BYTES, "max_vacuum_tasks": 0}
     return sqlalchemy.create_engine(
         # The log of a file opened by the name of a link would lie beside the link, where nobody looks for it.
         sqlalchemy.URL.create("duckdb", database=str(path.resolve())),
         poolclass=NullPool,
-        connect_args={"config": WRITE_CONFIG},
+        connect_args={"config": settings},
     )
 
 
@@ -165,7 +164,7 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
                 # A database that gave up on itself cannot be rolled back; closing it does the same.
                 with suppress(duckdb.Error, DBAPIError):
                     session.rollback()
-                if _NO_SPACE.search(str(error)):
+                if is_disk_full(error):
                     raise DiskFull(path, during=True) from error
                 if _DAMAGED.search(str(error)):
                     raise NotACatalogue(path, "damaged: " + _first_line(_cause(error))) from error
@@ -231,6 +230,11 @@ def check_revision(path: Path, revision: str) -> None:
     raise CatalogueTooNew(path, revision)
 
 
+def is_disk_full(error: Exception) -> bool:
+    """Whether this error of DuckDB says that the disk, or the quota on it, is used up."""
+    return bool(_NO_SPACE.search(str(error)))
+
+
 def _must_be_file(path: Path) -> None:
     try:
         found = path.stat()
@@ -244,6 +248,14 @@ def _must_be_file(path: Path) -> None:
         )
     if found.st_size == 0:
         raise NotACatalogue(path, "it is empty")
+    try:
+        with path.open("rb") as handle:
+            magic = handle.read(12)[8:]
+    except OSError as error:
+        raise InvalidInput(f"{path} may not be opened ({(error.strerror or str(error)).lower()})") from error
+    # For a file of SQLite, DuckDB would go and look for an extension that can read it.
+    if magic != b"DUCK":
+        raise NotACatalogue(path, "not a DuckDB file")
 
 
 def _cause(error: Exception) -> Exception:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.pool import NullPool
+from alembic.script import ScriptDirectory
 
 from ..catalog import store, views
-from ..catalog.errors import CatalogueTooNew, DiskFull, MigrationFailed
-from ..catalog.schema import BLOCK_BYTES, HEAD, REVISIONS
+from ..catalog.errors import (
+    CatalogueMissing,
+    CatalogueTooNew,
+    DiskFull,
+    InvalidInput,
+    MigrationFailed,
+    SignariumError,
+)
 
 SCRIPTS = Path(__file__).parent
 
@@ -26,13 +34,15 @@ def config(connection: sqlalchemy.Connection | None = None, scripts: Path = SCRI
     return made
 
 
+def revisions(scripts: Path = SCRIPTS) -> tuple[str, ...]:
+    """Every revision in a folder of migrations, oldest first."""
+    directory = ScriptDirectory.from_config(config(scripts=scripts))
+    return tuple(one.revision for one in directory.walk_revisions())[::-1]
+
+
 def migrate(path: Path, revision: str = "head", scripts: Path = SCRIPTS) -> None:
     """Bring the DuckDB file at `path` (made if missing) to `revision`, in one transaction, views included."""
-    engine = sqlalchemy.create_engine(
-        sqlalchemy.URL.create("duckdb", database=str(path)),
-        poolclass=NullPool,
-        connect_args={"config": {"default_block_size": str(BLOCK_BYTES)}},
-    )
+    engine = store.create_engine(path)
     try:
         with engine.begin() as connection:
             command.upgrade(config(connection, scripts), revision)
@@ -46,60 +56,124 @@ def ensure(path: Path) -> bool:
     """Make a catalogue at head if there is none; whether one was made. The caller holds `store.job_lock`.
 
     The file appears whole or not at all.
+
+    Raises:
+        InvalidInput, DiskFull: if it cannot be made there.
+        The errors of `store.reading` for a file that is there.
     """
-    if path.exists():
+    try:
         with store.reading(path):
             return False
+    except CatalogueMissing:
+        pass
     fresh = store.sidecar(path, ".new")
-    _remove(fresh)
     try:
-        migrate(fresh)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise DiskFull(path, during=True) from error
-    finally:
         _remove(fresh)
+        # DuckDB's message for a folder that is missing or may not be written to is not for users.
+        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT, 0o644))
+        fresh.unlink()
+        migrate(fresh)
+        _settle(fresh)
+        os.replace(fresh, path.resolve())
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except Exception as error:
+        if store.is_disk_full(error):
+            raise DiskFull(path, during=True) from error
+        raise
+    finally:
+        with suppress(OSError):
+            _remove(fresh)
     return True
 
 
 def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
     """Upgrade the catalogue at `path` to head; the backup that was kept, or None if there was nothing to do.
 
-    A copy is upgraded and then takes the file's place, so the file is whole at every moment.
+    A copy is upgraded and then takes the file's place, so there is a whole file at every moment.
 
     Raises:
         MigrationFailed: if a revision fails; the file is as it was.
-        CatalogueTooNew, NotACatalogue, CatalogueMissing, IngestRunning.
+        CatalogueTooNew, NotACatalogue, CatalogueMissing, IngestRunning, DiskFull, InvalidInput.
     """
     with store.job_lock(path):
-        with store.reading(path, check=False) as connection:
-            revision = store.revision_of(path, connection)
-            if revision == HEAD and scripts == SCRIPTS:
-                return None
-            if revision not in REVISIONS:
-                raise CatalogueTooNew(path, revision)
-            # Under the read lock no writer changes the file while it is copied.
-            copy = store.sidecar(path, ".upgrading")
-            _remove(copy)
-            needed, free = path.stat().st_size * 2, shutil.disk_usage(path.parent).free
-            if free < needed:
-                raise DiskFull(path, needed, free)
-            shutil.copy2(path, copy)
-            log = store.sidecar(path, ".wal")
+        known = revisions(scripts)
+        revision = _revision(path)
+        if revision == known[-1]:
+            return None
+        if revision not in known:
+            raise CatalogueTooNew(path, revision)
+        file = path.resolve()
+        log = store.sidecar(path, ".wal")
+        if log.exists():
+            # What a killed job committed last stands in the log; this brings it into the file.
+            with store.writing(path, check=False):
+                pass
             if log.exists():
-                shutil.copy2(log, store.sidecar(copy, ".wal"))
+                raise DiskFull(path, during=True)
+        copy = store.sidecar(path, ".upgrading")
         backup = store.sidecar(path, f".{revision}.bak")
         try:
+            _remove(copy)
+            needed, free = 2 * file.stat().st_size, shutil.disk_usage(file.parent).free
+            if free < needed:
+                raise DiskFull(path, needed, free)
+            # Under the read lock no writer changes the file while it is copied.
+            with store.reading(path, check=False):
+                shutil.copy2(file, copy)
             migrate(copy, scripts=scripts)
-            os.replace(path, backup)
-            os.replace(copy, path)
-            # The log was replayed into the copy; beside the new file it would be somebody else's.
-            log.unlink(missing_ok=True)
+            _settle(copy)
+            if _revision(copy) != known[-1]:
+                raise MigrationFailed(path, "the copy is not at the newest schema afterwards")
+            _keep(file, backup)
+            os.replace(copy, file)
+        except SignariumError:
+            raise
+        except OSError as error:
+            raise _cannot_write(path, error) from error
         except Exception as error:
-            raise MigrationFailed(path, str(error).splitlines()[0]) from error
+            if store.is_disk_full(error):
+                raise DiskFull(path, during=True) from error
+            raise MigrationFailed(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
         finally:
             _remove(copy)
         return backup
+
+
+def _revision(path: Path) -> str:
+    with store.reading(path, check=False) as connection:
+        return store.revision_of(path, connection)
+
+
+def _settle(path: Path) -> None:
+    """Before it takes a name that counts: the file is complete without a log, and on the disk."""
+    if store.sidecar(path, ".wal").exists():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _keep(file: Path, backup: Path) -> None:
+    """A second name for the file as it is: what comes next replaces it and does not write to it."""
+    temporary = store.sidecar(file, ".keeping")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(file, temporary)
+    except OSError:
+        # Some file systems have no hard links.
+        shutil.copy2(file, temporary)
+    os.replace(temporary, backup)
+    # If the backup was this very file under its second name already, the system leaves both names.
+    temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> SignariumError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DiskFull(path, during=True)
+    return InvalidInput(
+        f"cannot write at {path} ({error.strerror or error})",
+        "pass --db PATH in a folder that you may write to",
+    )
 
 
 def _remove(path: Path) -> None:

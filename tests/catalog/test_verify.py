@@ -1,0 +1,167 @@
+"""Integrity: a sound catalogue passes, and each thing broken shows under its own name and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import pytest
+import small
+
+from signarium.catalog import index
+from signarium.catalog.errors import NotACatalogue
+from signarium.catalog.verify import Finding, verify
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> small.Small:
+    one = small.filled(tmp_path / "c.duckdb")
+    assert index.build_all(one.path) == []
+    return one
+
+
+def wrong(findings: Sequence[Finding]) -> dict[str, int]:
+    return {one.check: one.wrong for one in findings if not one.ok}
+
+
+def run_sql(one: small.Small, statement: str) -> None:
+    connection = duckdb.connect(str(one.path))
+    connection.execute(statement.format(**{f"{s}_{c}": i for (s, c), i in one.sets.items()}))
+    connection.close()
+
+
+def test_sound(catalogue: small.Small) -> None:
+    findings = verify(catalogue.path)
+    assert wrong(findings) == {}
+    assert len({one.check for one in findings}) == len(findings)
+    looked = {one.check: one.looked_at for one in findings}
+    assert looked["codes without their code set"] == 2 * (small.N_TYPES + sum(small.WINDOWS))
+    assert looked["codes of the wrong length"] == 2 * (small.N_TYPES + sum(small.WINDOWS))
+    assert looked["index files that differ from the catalogue"] == 4
+    assert all(one.looked_at > 0 for one in findings)
+
+
+def test_empty(tmp_path: Path) -> None:
+    findings = verify(small.empty(tmp_path / "c.duckdb"))
+    assert wrong(findings) == {}
+    assert {one.looked_at for one in findings} == {0}
+
+
+COUNT = "code sets with missing, doubled or extra codes"
+TEXT = "documents whose text or tokens changed"
+INDEX = "index files that differ from the catalogue"
+BROKEN = {
+    "model": ("DELETE FROM model", {"runs without their model": 2, "sites without their model": 1}),
+    "document": (
+        f"DELETE FROM document_row WHERE document_id = {small.BASE}",
+        {"states without their document": 5},
+    ),
+    "token of a text": (f"DELETE FROM state_row WHERE state_id = {small.BASE + 1}", {TEXT: 1}),
+    "doubled token of a text": (
+        f"INSERT INTO state_row SELECT * FROM state_row WHERE state_id = {small.BASE + 1}",
+        {TEXT: 1},
+    ),
+    "text": (f"UPDATE document_row SET text = 'x' WHERE document_id = {small.BASE}", {TEXT: 1}),
+    "hash": (f"UPDATE document_row SET sha256 = 'x' WHERE document_id = {small.BASE}", {TEXT: 1}),
+    "doubled document": (
+        f"INSERT INTO document_row SELECT * FROM document_row WHERE document_id = {small.BASE}",
+        {"documents stored twice": 1},
+    ),
+    "doubled vocabulary": (
+        "INSERT INTO token_row SELECT * FROM token_row WHERE token_id < 3",
+        {"tokens stored twice": 3},
+    ),
+    "doubled statistics": (
+        "INSERT INTO dimension_row SELECT * FROM dimension_row WHERE dim = 1",
+        {"statistics stored twice": 1},
+    ),
+    "text of a run": ("DELETE FROM text_file", {"texts of runs that are not there": 1}),
+    "short code": (
+        "UPDATE code_row SET code = '\\x00'::BLOB WHERE code_set_id = {type_mean} AND item = 7",
+        {"codes of the wrong length": 1, INDEX: 1},
+    ),
+    "padding": (
+        # Width 76: the last four bits of ten bytes.
+        "UPDATE code_row SET code = '\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x01'::BLOB "
+        "WHERE code_set_id = {type_mean} AND item IN (7, 8)",
+        {"codes with bits past their width": 2, INDEX: 1},
+    ),
+    "norm": ("UPDATE code_row SET norm = 'nan' WHERE item = 7", {"norms that are no lengths": 2}),
+    "negative norm": ("UPDATE code_row SET norm = -1 WHERE item = 7", {"norms that are no lengths": 2}),
+    "code": (
+        "UPDATE code_row SET code = (SELECT code FROM code_row WHERE code_set_id = {type_zero} AND item = 8) "
+        "WHERE code_set_id = {type_zero} AND item = 7",
+        {INDEX: 1},
+    ),
+    "missing row": (
+        "DELETE FROM code_row WHERE code_set_id = {state_zero} AND item % 16 = 1",
+        {COUNT: 1, INDEX: 1},
+    ),
+    "doubled row": (
+        "INSERT INTO code_row SELECT * FROM code_row WHERE code_set_id = {type_zero} AND item = 1",
+        {COUNT: 1, INDEX: 1},
+    ),
+    "code set": (
+        "DELETE FROM code_set WHERE code_set_id = {type_zero}",
+        {"codes without their code set": small.N_TYPES, "index records without their code set": 1},
+    ),
+    "all codes": ("DELETE FROM code_row WHERE code_set_id = {type_zero}", {COUNT: 1, INDEX: 1}),
+    "site": (
+        "DELETE FROM site",
+        {
+            "code sets without their site": 4,
+            "statistics without their site": small.WIDTH,
+            "measurements without their site": 1,
+        },
+    ),
+    "shard": ("DELETE FROM shard WHERE run_id = 'types'", {COUNT: 2}),
+    "run": (
+        "DELETE FROM run WHERE run_id = 'states'",
+        {
+            "shards without their run": 1,
+            "code sets without their run": 2,
+            "measurements without their run": 1,
+            "texts without their run": 1,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_named(catalogue: small.Small, name: str) -> None:
+    statement, expected = BROKEN[name]
+    run_sql(catalogue, statement)
+    assert wrong(verify(catalogue.path)) == expected
+
+
+@pytest.mark.parametrize("place", [0, 40, 41, 333, -1])
+def test_one_flipped_bit_in_an_index(catalogue: small.Small, place: int) -> None:
+    file = index.folder(catalogue.path) / f"{catalogue.sets['type', 'mean']}.faiss"
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+    assert wrong(verify(catalogue.path)) == {INDEX: 1}
+
+
+def test_a_stale_index_is_no_damage(catalogue: small.Small) -> None:
+    (index.folder(catalogue.path) / f"{catalogue.sets['type', 'mean']}.json").unlink()
+    findings = verify(catalogue.path)
+    assert wrong(findings) == {}
+    assert {one.check: one.looked_at for one in findings}[INDEX] == 3
+
+
+def test_a_damaged_block(catalogue: small.Small) -> None:
+    """DuckDB's checksum of a block that only a full read reaches; the message is one line."""
+    with duckdb.connect(str(catalogue.path), read_only=True) as connection:
+        size, block = connection.execute(
+            "SELECT (SELECT block_size FROM pragma_database_size()), block_id FROM pragma_storage_info('code_row') "
+            "WHERE column_name = 'code' AND segment_type = 'BLOB' AND persistent"
+        ).fetchall()[0]
+    data = bytearray(catalogue.path.read_bytes())
+    data[3 * 4096 + block * size + size // 2] ^= 0x10
+    catalogue.path.write_bytes(data)
+    with pytest.raises(Exception, match=r"cannot be read to its end|damaged") as caught:
+        verify(catalogue.path)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, NotACatalogue) or "restore it from a copy" in str(caught.value)

@@ -1,0 +1,126 @@
+"""The SQL surface: the columns that users were promised, and rows in each view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small
+
+from signarium.catalog import store, views
+
+PROMISED = {
+    "models": "model_id, name, source, revision, architecture, width, n_layers, d_ffn, vocab_size, dtype, "
+    "weights_sha256, tokenizer_sha256, random_init_seed, added_at",
+    "runs": "run_id, job, model, status, params, versions, device, tokens, tokens_per_s, forward_s, pack_s, "
+    "write_s, started_at, finished_at",
+    "sites": "site_id, model, site, point, layer, width",
+    "code_sets": "code_set_id, run_id, model, site, subject, centre, basis, width, n, indexed",
+    "codes": "code_set_id, item, code",
+    "documents": "document_id, source, chunk, sha256, n_tokens, text",
+    "types": "model, site, centre, basis, token_id, token, norm, code",
+    "states": "model, site, centre, basis, state_id, document_id, position, token_id, token, is_first, norm, code",
+    "dimensions": "model, site, dim, p_positive, entropy, mean, std, argmax_share, argmin_share",
+    "measurements": "run_id, model, site, subject, subject_id, metric, control, split, value, n, seed",
+}
+PROMISED["types_bos"] = PROMISED["types"]
+PROMISED["dimensions_bos"] = PROMISED["dimensions"]
+N = sum(small.WINDOWS)
+ROWS = {
+    "models": 1,
+    "runs": 2,
+    "sites": 1,
+    "code_sets": 4,
+    "codes": 2 * (small.N_TYPES + N),
+    "documents": 3,
+    "types": 2 * small.N_TYPES,
+    "types_bos": 0,
+    "states": 2 * N,
+    "dimensions": small.WIDTH,
+    "dimensions_bos": 0,
+    "measurements": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> small.Small:
+    return small.filled(tmp_path_factory.mktemp("views") / "c.duckdb")
+
+
+def test_which_views() -> None:
+    assert {one.name for one in views.VIEWS} == set(PROMISED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_columns(catalogue: small.Small, name: str) -> None:
+    promised = PROMISED[name].split(", ")
+    assert list(views.view(name).columns) == promised, "the reference"
+    with store.reading(catalogue.path) as connection:
+        found = connection.execute(f"SELECT * FROM {name}")
+        assert [one[0] for one in found.description or []] == promised, "the file"
+        assert len(found.fetchall()) == ROWS[name]
+
+
+def test_an_unknown_view() -> None:
+    with pytest.raises(KeyError):
+        views.view("nothing")
+
+
+def test_values(catalogue: small.Small) -> None:
+    ident = catalogue.sets["state", "mean"]
+    with store.reading(catalogue.path) as connection:
+
+        def one(query: str, *values: object) -> object:
+            rows = connection.execute(query, list(values)).fetchall()
+            assert len(rows) == 1
+            return rows[0][0] if len(rows[0]) == 1 else rows[0]
+
+        assert one("SELECT n, indexed FROM code_sets WHERE code_set_id = ?", ident) == (N, False)
+        assert one("SELECT status, tokens, tokens_per_s FROM runs WHERE run_id = 'types'") == (
+            "done",
+            60,
+            30.0,
+        )
+        state = small.BASE + small.WINDOWS[0] + 2
+        row = one(
+            "SELECT document_id, position, is_first, code, token = ' t' || token_id, model, site FROM states "
+            "WHERE state_id = ? AND centre = 'mean'",
+            state,
+        )
+        code = catalogue.codes[ident][small.WINDOWS[0] + 2].tobytes()
+        assert row == (small.BASE + 1, 2, False, code, True, "tiny", "resid_post.1")
+        assert one("SELECT count(*) FROM states WHERE is_first") == 2 * len(small.WINDOWS)
+        assert one("SELECT versions->>'signarium' FROM runs WHERE run_id = 'states'") == "0"
+
+
+def test_status_of_a_run(tmp_path: Path) -> None:
+    path = small.empty(tmp_path / "c.duckdb")
+    with store.writing(path) as session:
+        session.add_all(small.model_and_site())
+        for name, finished, failure in (("a", None, None), ("b", None, "why"), ("c", small.WHEN, None)):
+            run = small.run(name)
+            run.finished_at, run.failure = finished, failure
+            session.add(run)
+    with store.reading(path) as connection:
+        rows = connection.execute("SELECT run_id, status, tokens FROM runs ORDER BY 1").fetchall()
+    assert rows == [("a", "running", 0), ("b", "failed", 0), ("c", "done", 0)]
+
+
+def test_macros_are_documented_as_they_are(catalogue: small.Small) -> None:
+    assert {one.name for one in views.MACROS} == {"hamming", "agreement", "sign_bit", "bit"}
+    with store.reading(catalogue.path) as connection:
+        for macro in views.MACROS:
+            rows = connection.execute(
+                "SELECT parameters FROM duckdb_functions() WHERE function_name = ? AND NOT internal",
+                [macro.name],
+            ).fetchall()
+            assert rows == [(list(macro.arguments),)]
+            assert all(name.isidentifier() for name in (macro.name, *macro.arguments))
+            assert macro.about
+
+
+def test_install_twice(catalogue: small.Small) -> None:
+    with store.writing(catalogue.path) as session:
+        views.install(session.connection().exec_driver_sql)
+    with store.reading(catalogue.path) as connection:
+        assert connection.execute("SELECT count(*) FROM types").fetchone() == (2 * small.N_TYPES,)

@@ -1,0 +1,252 @@
+"""A small catalogue at head, filled through the functions that ingest uses."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Table
+
+from signarium.catalog import bulk, schema, store
+from signarium.catalog.codes import pack
+from signarium.catalog.ids import PLACE_BITS, int_id
+from signarium.migrations import manage
+
+WIDTH = 76
+"""No multiple of 8: the last byte has padding."""
+N_TYPES = 60
+WINDOWS = (5, 7, 4)
+BASE = 3 << PLACE_BITS
+WHEN = datetime(2026, 1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Small:
+    """Where it lies and what is in it: code sets by (subject, centre), each with items and codes."""
+
+    path: Path
+    sets: dict[tuple[str, str], int]
+    items: dict[int, NDArray[np.int64]]
+    codes: dict[int, NDArray[np.uint8]]
+
+
+def empty(path: Path) -> Path:
+    """A catalogue at head without rows; made once, then copied."""
+    path.write_bytes(_empty())
+    return path
+
+
+@cache
+def _empty() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "c.duckdb"
+        with store.job_lock(path):
+            assert manage.ensure(path)
+        return path.read_bytes()
+
+
+def add_codes(
+    path: Path, code_set_id: int, codes: NDArray[np.uint8], width: int, items: NDArray[np.int64]
+) -> None:
+    """A run of its own with one code set, done in one shard."""
+    run_id = f"run-{code_set_id}"
+    with store.writing(path) as session:
+        session.add(run(run_id))
+        session.add(code_set(code_set_id, run_id, "type", "zero", width))
+        session.add(shard(run_id, len(items)))
+        norms = np.ones(len(items), np.float32)
+        bulk.insert_codes(session, [bulk.code_columns(code_set_id, items, norms, codes)])
+
+
+def run(run_id: str, job: str = "types") -> schema.Run:
+    return schema.Run(
+        run_id=run_id,
+        job=job,
+        model_id="m0",
+        params="{}",
+        versions='{"signarium": "0"}',
+        device="cpu",
+        complete=True,
+        failure=None,
+        started_at=WHEN,
+        finished_at=WHEN,
+    )
+
+
+def shard(run_id: str, n: int, start: int = 0) -> schema.Shard:
+    return schema.Shard(
+        run_id=run_id, start=start, n=n, tokens=n, forward_s=1.0, pack_s=0.5, write_s=0.25, wall_s=2.0
+    )
+
+
+def code_set(ident: int, run_id: str, subject: str, centre: str, width: int) -> schema.CodeSet:
+    return schema.CodeSet(
+        code_set_id=ident,
+        run_id=run_id,
+        site_id="s0",
+        subject=subject,
+        centre=centre,
+        basis="standard",
+        width=width,
+    )
+
+
+def model_and_site(width: int = WIDTH) -> list[schema.Base]:
+    model = schema.Model(
+        model_id="m0",
+        name="tiny",
+        source="here",
+        revision=None,
+        architecture="llama",
+        width=width,
+        n_layers=2,
+        d_ffn=99,
+        vocab_size=N_TYPES,
+        dtype="float32",
+        weights_sha256="w",
+        tokenizer_sha256="t",
+        random_init_seed=None,
+        added_at=WHEN,
+    )
+    site = schema.Site(
+        site_id="s0", model_id="m0", name="resid_post.1", point="resid_post", layer=1, width=width
+    )
+    return [model, site]
+
+
+def filled(path: Path) -> Small:
+    """Types and states of one model at one site, both centres; three documents; a row in every table but one."""
+    data, made = _filled()
+    path.write_bytes(data)
+    return replace(made, path=path)
+
+
+@cache
+def _filled() -> tuple[bytes, Small]:
+    with TemporaryDirectory() as folder:
+        made = _fill(Path(folder) / "c.duckdb")
+        return made.path.read_bytes(), made
+
+
+def _fill(path: Path) -> Small:
+    empty(path)
+    rng = np.random.default_rng(0)
+    sets: dict[tuple[str, str], int] = {}
+    items: dict[int, NDArray[np.int64]] = {}
+    codes: dict[int, NDArray[np.uint8]] = {}
+    n_states = sum(WINDOWS)
+    for subject, own in (
+        ("type", np.arange(N_TYPES, dtype=np.int64)),
+        ("state", BASE + np.arange(n_states, dtype=np.int64)),
+    ):
+        for centre in ("zero", "mean"):
+            ident = int_id(subject, centre)
+            sets[subject, centre] = ident
+            items[ident] = own
+            codes[ident] = pack(rng.standard_normal((len(own), WIDTH)))
+    texts = [f"window {i} – naïve" for i in range(len(WINDOWS))]
+    with store.writing(path) as session:
+        session.add_all(model_and_site())
+        for job, subject, n in (("types", "type", N_TYPES), ("states", "state", n_states)):
+            session.add(run(job, job))
+            session.add(shard(job, n))
+            session.add_all(code_set(sets[subject, c], job, subject, c, WIDTH) for c in ("zero", "mean"))
+        session.add(
+            schema.TextFile(
+                text_id=BASE,
+                name="a.txt",
+                sha256="x",
+                size=9,
+                kind="text",
+                tokenizer_sha256="t",
+                context=8,
+                added_at=WHEN,
+            )
+        )
+        session.add(
+            schema.Measurement(
+                run_id="states",
+                site_id="s0",
+                subject="state",
+                subject_id="",
+                metric="bit_flip_rate_zero",
+                control="alone",
+                split="in_sample",
+                value=0.0,
+                n=1,
+                seed=None,
+            )
+        )
+        parts = [
+            bulk.code_columns(i, items[i], np.ones(len(items[i]), np.float32), codes[i])
+            for i in sets.values()
+        ]
+        bulk.insert_codes(session, parts)
+        documents = BASE + np.arange(len(WINDOWS), dtype=np.int64)
+        rows: list[tuple[Table, dict[str, object]]] = [
+            (schema.run_text, {"run_id": ["states"], "place": [0], "text_id": [BASE]}),
+            (
+                schema.document_row,
+                {
+                    "document_id": documents,
+                    "source": ["a.txt"] * len(WINDOWS),
+                    "chunk": np.arange(len(WINDOWS), dtype=np.int32),
+                    "sha256": [hashlib.sha256(one.encode()).hexdigest() for one in texts],
+                    "n_tokens": np.array(WINDOWS, np.int32),
+                    "text": texts,
+                },
+            ),
+            (
+                schema.state_row,
+                {
+                    "state_id": BASE + np.arange(n_states, dtype=np.int64),
+                    "document_id": np.repeat(documents, WINDOWS),
+                    "position": np.concatenate([np.arange(n, dtype=np.int32) for n in WINDOWS]),
+                    "token_id": rng.integers(0, N_TYPES, n_states).astype(np.int32),
+                },
+            ),
+            (
+                schema.token_row,
+                {
+                    "tokenizer": ["t"] * N_TYPES,
+                    "token_id": np.arange(N_TYPES, dtype=np.int32),
+                    "token": [f" t{i}" for i in range(N_TYPES)],
+                },
+            ),
+            (
+                schema.dimension_row,
+                {
+                    "run_id": ["types"] * WIDTH,
+                    "site_id": ["s0"] * WIDTH,
+                    "subject": ["type"] * WIDTH,
+                    "dim": np.arange(WIDTH, dtype=np.int32),
+                    **{
+                        name: rng.random(WIDTH)
+                        for name in ("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share")
+                    },
+                },
+            ),
+        ]
+        for table, columns in rows:
+            assert bulk.insert(session, table, columns) > 0
+    return Small(path, sets, items, codes)
+
+
+def python(code: str, *arguments: object, **options: object) -> subprocess.Popen[str]:
+    """Another process of this interpreter that runs `code`; its output is piped."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]
+    )
