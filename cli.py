@@ -21,27 +21,46 @@ F = TypeVar("F", bound=Callable[..., Any])
 FORMATS = ("table", "csv", "json", "ndjson", "parquet")
 
 
+_resumes = False
+"""Whether the command that runs can be gone on with after it is interrupted."""
+
+
 def main() -> NoReturn:
     """Entry point: errors are one line on stderr and exit code 1."""
-    from .catalog.errors import SignariumError
-
     try:
-        code = cli.main(standalone_mode=False, prog_name="signarium")
-        sys.stdout.flush()
+        from .catalog.errors import SignariumError
+
+        try:
+            code = cli.main(standalone_mode=False, prog_name="signarium")
+            sys.stdout.flush()
+        except SignariumError as error:
+            _fail(str(error))
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _say("interrupted; what was committed is kept, and the same command goes on from there")
+    except (_Interrupted, click.Abort, KeyboardInterrupt):
+        resumed = "; what was committed is kept, and the same command goes on from there"
+        if sys.stderr.isatty():
+            _say("")  # the terminal has just written ^C
+        _say("interrupted" + (resumed if _resumes else ""))
         sys.exit(130)
-    except BrokenPipeError:
+    except (_Unread, BrokenPipeError):
         # Whoever read us has seen enough; Python must not complain about it when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except SignariumError as error:
-        _say(f"error: {error}")
-        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{(error.strerror or str(error)).lower()}")
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("duckdb", "_duckdb"):
+            raise
+        _fail(" ".join(str(error).split())[:600])
+
+
+def _fail(message: str) -> NoReturn:
+    _say(f"error: {message}")
+    sys.exit(1)
 
 
 def _say(text: str) -> None:
@@ -61,14 +80,19 @@ def output_options(command: F) -> F:
         help="Write to a file, whole or not at all.",
     )(command)
     return click.option(
-        "--format", "format_", type=click.Choice(FORMATS), default="table", show_default=True
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="table shows the main columns, the others all of them; parquet needs --output.",
     )(command)
 
 
 def model_option(command: F) -> F:
     """`--model`."""
     return click.option(
-        "--model", metavar="NAME", help="One model of the catalogue; not needed if it has only one."
+        "--model", metavar="NAME", help="One model of the catalogue; needed by `nearest` if it has several."
     )(command)
 
 
@@ -78,23 +102,54 @@ def _width() -> int | None:
 
 
 def _color() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
-def _print(table: pa.Table, format_: str, output: Path | None) -> None:
-    from .catalog.errors import InvalidInput
+def _print(
+    table: pa.Table,
+    format_: str,
+    output: Path | None,
+    display: Callable[[pa.Table, int | None], pa.Table] | None = None,
+) -> None:
+    """Every column to a file and for programs; what `display` makes of it as a table on stdout."""
     from .queries import formats
 
     if output is not None:
         with formats.atomic_output(output) as out:
             formats.render(table, format_, out)
         return
-    if format_ == "parquet":
-        raise InvalidInput("parquet is binary", "pass --output FILE")
+    if format_ == "table" and display is not None:
+        table = display(table, _width())
     formats.render(table, format_, sys.stdout.buffer, width=_width(), color=_color())
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _check_format(format_: str, output: Path | None) -> None:
+    """Said before any work is done."""
+    from .catalog.errors import InvalidInput
+
+    if format_ == "parquet" and output is None:
+        raise InvalidInput("parquet is binary", "pass --output FILE")
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, under a name that click does not handle in its own way."""
+
+
+class _Unread(Exception):
+    """Whoever read our output has stopped, likewise."""
+
+
+class _Group(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+        except BrokenPipeError:
+            raise _Unread from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--db",
     type=click.Path(path_type=Path),
@@ -196,6 +251,8 @@ def ingest(
 
     from .catalog.errors import InvalidInput
 
+    global _resumes
+    _resumes = not dry_run
     if name is not None and not name.strip():
         raise InvalidInput("--name is empty", "leave it out, or give one")
     with _Display() as progress:
@@ -262,7 +319,7 @@ class _Display:
             TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True, no_color="NO_COLOR" in os.environ),
+            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
         )
         self._task = self._bar.add_task(job, total=tokens, completed=done, rate="")
         self._bar.start()
@@ -303,8 +360,15 @@ def _mb(n: float) -> str:
     default=60.0,
     show_default=True,
     metavar="SECONDS",
+    help="Stop the query after so long.",
 )
-@click.option("--memory", default="2GB", show_default=True, metavar="SIZE")
+@click.option(
+    "--memory",
+    default="2GB",
+    show_default=True,
+    metavar="SIZE",
+    help="What the query may use, such as 512MB.",
+)
 @click.pass_obj
 def sql(
     db: Path, query: str, format_: str, output: Path | None, allow_files: bool, timeout: float, memory: str
@@ -323,6 +387,7 @@ def sql(
         allow_files=allow_files,
         timeout=timeout,
         memory=memory,
+        check=True,
     )
 
 
@@ -361,14 +426,12 @@ def nearest(
     QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
     `code:HEX`. Equal distances are ordered by the item's id.
     """
-    from .queries.nearest import display_columns, summary
+    from .queries.nearest import display, summary
 
+    _check_format(format_, output)
     answer = _open(db).nearest(query, within=within, **options)
     _say(summary(answer))
-    table = answer.table
-    if format_ == "table" and output is None:
-        table = table.select(display_columns(answer))
-    _print(table, format_, output)
+    _print(answer.table, format_, output, lambda _, width: display(answer, width))
 
 
 def _listing(name: str, about: str, per_model: bool) -> None:
@@ -379,9 +442,12 @@ def _listing(name: str, about: str, per_model: bool) -> None:
     @output_options
     @click.pass_obj
     def show(db: Path, format_: str, output: Path | None, model: str | None = None) -> None:
+        from .queries.models import display
+
+        _check_format(format_, output)
         catalogue = _open(db)
         table = getattr(catalogue, name)(model) if per_model else getattr(catalogue, name)()
-        _print(table, format_, output)
+        _print(table, format_, output, lambda table, width: display(name, table, width))
 
     if per_model:
         model_option(show)
@@ -405,7 +471,10 @@ def db_group() -> None:
 @click.pass_obj
 def db_info(db: Path, format_: str, output: Path | None) -> None:
     """Sizes and counts."""
-    _print(_open(db).info(), format_, output)
+    from .queries.models import display
+
+    _check_format(format_, output)
+    _print(_open(db).info(), format_, output, lambda table, width: display("info", table, width))
 
 
 @db_group.command("verify")
@@ -416,22 +485,19 @@ def db_info(db: Path, format_: str, output: Path | None) -> None:
 @click.pass_obj
 def db_verify(db: Path, model: str | None, format_: str, output: Path | None) -> None:
     """Check the file from end to end; exit code 1 if something is wrong."""
+    _check_format(format_, output)
+    findings = _open(db).verify(model)
+
     import pyarrow as pa
 
     from .catalog.errors import SignariumError
 
-    findings = _open(db).verify()
-    names = [one.check for one in findings]
-    looked = [one.looked_at for one in findings]
-    wrong = [one.wrong for one in findings]
-    if model is not None:
-        from .ingest.encode import recheck_types
-
-        for one in recheck_types(db, model):
-            names.append(f"bits of {one.codes} recomputed types at {one.site}")
-            looked.append(one.bits)
-            wrong.append(one.flipped)
-    _print(pa.table({"check": names, "looked_at": looked, "wrong": wrong}), format_, output)
+    columns = {
+        "check": [one.check for one in findings],
+        "looked_at": [one.looked_at for one in findings],
+        "wrong": [one.wrong for one in findings],
+    }
+    _print(pa.table(columns), format_, output)
     broken = [one.check for one in findings if not one.ok]
     if broken:
         raise SignariumError(

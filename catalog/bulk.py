@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import schema
 from .codes import Codes
 from .errors import InvalidInput
 from .ids import PLACE_BITS
@@ -114,6 +113,8 @@ def insert_codes(session: Session, parts: Sequence[pa.Table]) -> int:
     """Insert what `code_columns` made, one statement for all code sets of a shard; rows inserted."""
     import pyarrow as pa
     from duckdb_sqlalchemy import insert_from_arrow
+
+    from . import schema
 
     data = pa.concat_tables(parts)
     if data.num_rows:

@@ -11,10 +11,8 @@ from datetime import datetime
 from sqlalchemy import REAL, BigInteger, Column, DateTime, Double, Integer, LargeBinary, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISIONS = ("0001",)
-"""Every migration, oldest first. Kept here so that readers need not import Alembic; a test compares the two."""
-
-HEAD = REVISIONS[-1]
+from .revisions import HEAD as HEAD
+from .revisions import REVISIONS as REVISIONS
 
 BLOCK_BYTES = 65_536
 """Block size of a new file. Each small table fills a block of its own; DuckDB's default of 256 KiB makes a small

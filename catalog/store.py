@@ -221,7 +221,7 @@ def _take_lock(path: Path, file: Path) -> int:
 
 def check_revision(path: Path, revision: str) -> None:
     """Raise CatalogueTooOld or CatalogueTooNew unless `revision` is this program's."""
-    from .schema import HEAD, REVISIONS
+    from .revisions import HEAD, REVISIONS
 
     if revision == HEAD:
         return

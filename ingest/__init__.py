@@ -6,21 +6,63 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .run import Report
+    from .run import Progress, Report
 
 
 class _Callable(ModuleType):
-    def __call__(self, db: str | Path, model: str, **options: Any) -> Report:
-        """Run a model over its vocabulary and text into the catalogue at `db`; see `ingest.run.ingest`."""
+    def __call__(
+        self,
+        db: str | Path,
+        model: str,
+        *,
+        text: Sequence[str | Path] = (),
+        name: str | None = None,
+        sites: str | None = None,
+        stages: Sequence[str] | None = None,
+        max_tokens: int | None = None,
+        context: int = 256,
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_tokens: int | None = None,
+        bos: bool = False,
+        random_init: int | None = None,
+        revision: str | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Run `model` over its vocabulary and over `text`, into the catalogue at `db`, made if it is not there.
+
+        The options are those of `signarium ingest --help`; see `signarium.ingest.run.ingest`.
+
+        Raises:
+            SignariumError: one of its subclasses, for anything that the caller can mend.
+        """
         from .run import ingest
 
-        return ingest(db, model, **options)
+        return ingest(
+            db,
+            model,
+            text=text,
+            name=name,
+            sites=sites,
+            stages=stages,
+            max_tokens=max_tokens,
+            context=context,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            bos=bos,
+            random_init=random_init,
+            revision=revision,
+            dry_run=dry_run,
+            progress=progress,
+        )
 
 
 sys.modules[__name__].__class__ = _Callable

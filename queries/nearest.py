@@ -1,20 +1,28 @@
-"""Nearest codes by Hamming distance: what to search, with which code, among which rows."""
+"""Nearest codes by Hamming distance: what to search, with which code, among which rows.
+
+Rows are read from the base tables by code set: the views `states` and `types` join every row of a catalogue
+before they filter. What comes out has the views' columns; a test holds the two against each other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import codes, index, store
-from ..catalog.errors import InvalidInput, NotFound
-from ..catalog.index import CodeSetInfo
+from ..catalog import codes, index, store, views
+from ..catalog.errors import InvalidInput, NotFound, SignariumError
+from ..catalog.index import CodeIndex, CodeSetInfo
 from .models import one_model
+from .sandbox import REFUSED_FUNCTIONS
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,26 +76,71 @@ class Answer:
     recall: float | None = None
 
 
+_EXAMPLES = {"type": "TOKEN", "state": "ID", "code": "HEX"}
+
+
 def parse_query(text: str) -> StoredQuery | None:
     """What `type:" king"`, `state:123` or `code:HEX` names; None for free text.
 
     Raises:
         InvalidInput: if the part behind the colon cannot be right.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the query is no valid Unicode text", "write it as UTF-8") from None
     kind, colon, value = text.partition(":")
-    if not colon or kind not in ("type", "state", "code"):
+    if not colon or kind not in _EXAMPLES:
         return None
     if kind == "type" and len(value) >= 2 and value[0] == value[-1] == '"':
         value = value[1:-1]
     if kind != "type":
         value = value.strip()
     if not value:
-        raise InvalidInput(
-            f"{text!r} names nothing", f"write {kind}:{dict(type='TOKEN', state='ID', code='HEX')[kind]}"
-        )
-    if kind == "state" and not value.isdecimal():
+        raise InvalidInput(f"{text!r} names nothing", f"write {kind}:{_EXAMPLES[kind]}")
+    if kind == "state" and not (value.isascii() and value.isdecimal()):
         raise InvalidInput(f"{value!r} is not a state_id", "take one from the view states")
     return StoredQuery(kind, value)
+
+
+Encode: TypeAlias = Callable[[Target], codes.Codes]
+"""Gives the code of a free text at a target's model, site and centre."""
+
+
+def nearest(
+    path: Path,
+    query: str,
+    *,
+    within: str | None = None,
+    model: str | None = None,
+    site: str | None = None,
+    centre: str | None = None,
+    k: int = 10,
+    where: str | None = None,
+    approximate: bool = False,
+    encode: Encode | None = None,
+) -> Answer:
+    """The `k` codes nearest to a stored item, or to a free text whose code `encode` computes.
+
+    A stored item is resolved and searched in one opening of the file; it is closed while a text is encoded.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is; InvalidInput for a free text without `encode`.
+    """
+    stored = parse_query(query)
+    if k < 1:
+        raise InvalidInput(f"-k {k} is not positive")
+    prefer = "types" if stored is not None and stored.kind == "type" else "states"
+    if stored is None and encode is None:
+        raise InvalidInput(f"{query!r} is free text", "name a stored item: type:TOKEN, state:ID or code:HEX")
+    with store.reading(path) as connection:
+        target = _resolve(connection, within, model, site, centre, "standard", prefer)
+        parsed = _parse_where(connection, where)
+        if stored is not None:
+            code = _stored_code(connection, target, stored)
+            return _search(path, connection, target, code, k, parsed, approximate)
+    assert encode is not None
+    return search(path, target, encode(target), k=k, where=where, approximate=approximate)
 
 
 def resolve(
@@ -101,50 +154,64 @@ def resolve(
     prefer: str = "states",
 ) -> Target:
     """The codes to search. What is not given: the only model there is; `prefer` if it has codes; the middle
-    one of the model's sites; the centre `mean` where there is one, else `zero`.
+    one of the model's `resid_post` sites; the centre `mean` where there is one, else `zero`.
 
     Raises:
-        NotFound: naming what there is, if the catalogue has no such codes.
+        NotFound, InvalidInput: naming what there is, if the catalogue has no such codes.
     """
-    if within is not None and within not in SUBJECTS:
-        raise InvalidInput(f"--in {within} cannot be searched", f"there is {', '.join(SUBJECTS)}")
     with store.reading(path) as connection:
-        model = one_model(connection, model)
-        rows = connection.execute(
-            "SELECT s.point, s.layer, c.site, c.subject, c.centre, c.basis, c.width FROM code_sets c "
-            "JOIN sites s USING (model, site) WHERE c.model = ? AND c.n > 0 ORDER BY ALL",
-            [model],
-        ).fetchall()
-        views = [name for name in (prefer, *SUBJECTS) if any(row[3] == SUBJECTS[name][0] for row in rows)]
-        if within is None and not views:
-            raise NotFound("codes", model, todo="run `signarium ingest`")
-        view = within or views[0]
-        rows = [row for row in rows if row[3] == SUBJECTS[view][0] and row[5] == basis]
-        if not rows:
-            raise NotFound(
-                view,
-                model,
-                todo=f"run `signarium ingest` with {'--text' if view == 'states' else 'the stage types'}",
-            )
-        sites = list(
-            dict.fromkeys(
-                row[2] for row in sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
-            )
+        return _resolve(connection, within, model, site, centre, basis, prefer)
+
+
+def _resolve(
+    connection: duckdb.DuckDBPyConnection,
+    within: str | None,
+    model: str | None,
+    site: str | None,
+    centre: str | None,
+    basis: str,
+    prefer: str,
+) -> Target:
+    if within is not None and within not in SUBJECTS:
+        raise InvalidInput(f"{within} cannot be searched", f"there is {', '.join(SUBJECTS)}")
+    model = one_model(connection, model)
+    # From the tables: the view `code_sets` counts every shard first.
+    rows = connection.execute(
+        "SELECT s.point, s.layer, s.name, cs.subject, cs.centre, cs.basis, cs.width FROM code_set cs "
+        "JOIN site s USING (site_id) JOIN model m USING (model_id) WHERE m.name = ? "
+        "AND cs.run_id IN (SELECT run_id FROM shard WHERE tokens > 0) ORDER BY ALL",
+        [model],
+    ).fetchall()
+    there = [name for name in (prefer, *SUBJECTS) if any(row[3] == SUBJECTS[name][0] for row in rows)]
+    if not there:
+        raise InvalidInput(f"the catalogue has no codes of {model} yet", "run `signarium ingest`")
+    view = within or there[0]
+    rows = [row for row in rows if row[3] == SUBJECTS[view][0] and row[5] == basis]
+    if not rows:
+        how = {"states": "--text PATH", "types": "the stage types", "types_bos": "--bos"}[view]
+        raise InvalidInput(
+            f"the catalogue has no {view} of {model}",
+            f"ingest it with {how}, or search --in {', '.join(dict.fromkeys(there))}",
         )
-        if site is not None and site not in sites:
-            raise NotFound(f"site with {view} of {model}", site, sites)
-        usual = [one for one in sites if one.startswith("resid_post.")] or sites
-        site = site or usual[len(usual) // 2]
-        centres = [row[4] for row in rows if row[2] == site]
-        if centre is not None and centre not in centres:
-            raise NotFound(f"centre for {view} of {model} at {site}", centre, sorted(set(centres)))
-        centre = centre or ("mean" if "mean" in centres else "zero")
-        infos = index.describe(
-            connection,
-            "v.model = ? AND v.site = ? AND v.subject = ? AND v.centre = ? AND v.basis = ? AND v.n > 0",
-            [model, site, SUBJECTS[view][0], centre, basis],
+    sites = list(
+        dict.fromkeys(
+            row[2] for row in sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
         )
-        width = next(row[6] for row in rows if row[2] == site)
+    )
+    if site is not None and site not in sites:
+        raise NotFound(f"site with {view} of {model}", site, sites)
+    usual = [one for one in sites if one.startswith("resid_post.")] or sites
+    site = site or usual[len(usual) // 2]
+    centres = sorted({row[4] for row in rows if row[2] == site})
+    if centre is not None and centre not in centres:
+        raise NotFound(f"centre for {view} of {model} at {site}", centre, centres)
+    centre = centre or ("mean" if "mean" in centres else "zero")
+    infos = index.describe(
+        connection,
+        "v.model = ? AND v.site = ? AND v.subject = ? AND v.centre = ? AND v.basis = ? AND v.n > 0",
+        [model, site, SUBJECTS[view][0], centre, basis],
+    )
+    width = next(row[6] for row in rows if row[2] == site)
     return Target(view, model, site, centre, basis, width, tuple(infos))
 
 
@@ -153,31 +220,43 @@ def stored_code(path: Path, target: Target, query: StoredQuery) -> codes.Codes:
 
     Raises:
         NotFound: if the catalogue has no such item there.
+        InvalidInput: if `code:` has digits that are no code of the target's width.
     """
+    with store.reading(path) as connection:
+        return _stored_code(connection, target, query)
+
+
+def _stored_code(connection: duckdb.DuckDBPyConnection, target: Target, query: StoredQuery) -> codes.Codes:
     if query.kind == "code":
         return codes.from_hex(query.value, target.width)
-    with store.reading(path) as connection:
-        if query.kind == "type":
-            subject, item = "type", _token_id(connection, target.model, query.value)
-        else:
-            subject, item = "state", int(query.value)
-            if item >= 1 << 63:
-                raise NotFound("state", query.value)
-        sets = index.describe(
-            connection,
-            "v.model = ? AND v.site = ? AND v.subject = ? AND v.centre = ? AND v.basis = ?",
-            [target.model, target.site, subject, target.centre, target.basis],
+    subject = query.kind
+    item = _token_id(connection, target.model, query.value) if subject == "type" else int(query.value)
+    sets = connection.execute(
+        "SELECT cs.code_set_id FROM code_set cs JOIN site s USING (site_id) JOIN model m USING (model_id) "
+        "WHERE m.name = ? AND s.name = ? AND cs.subject = ? AND cs.centre = ? AND cs.basis = ? ORDER BY ALL",
+        [target.model, target.site, subject, target.centre, target.basis],
+    ).fetchall()
+    for (code_set_id,) in sets if item < 1 << 63 else []:
+        row = connection.execute(
+            "SELECT code FROM code_row WHERE code_set_id = ? AND item = ?", [code_set_id, item]
+        ).fetchone()
+        if row:
+            return np.frombuffer(row[0], dtype=np.uint8)
+    if sets and subject == "state":
+        raise NotFound(
+            f"state of {target.model}",
+            query.value,
+            todo="take a state_id from the view states or its answers",
         )
-        for one in sets:
-            row = connection.execute(
-                "SELECT code FROM code_row WHERE code_set_id = ? AND item = ?", [one.code_set_id, item]
-            ).fetchone()
-            if row:
-                return np.frombuffer(row[0], dtype=np.uint8)
+    elsewhere = connection.execute(
+        "SELECT DISTINCT site || ' ' || centre FROM code_sets WHERE model = ? AND subject = ? AND n > 0 ORDER BY ALL",
+        [target.model, subject],
+    ).fetchall()
     raise NotFound(
-        f"{query.kind} of {target.model} at {target.site}, centre {target.centre},",
+        f"{subject} at {target.site}, centre {target.centre}, of {target.model}",
         query.value,
-        todo="ingest it there, or choose another --site or --centre",
+        [row[0] for row in elsewhere],
+        todo="" if elsewhere else f"no {subject}s of it were ingested",
     )
 
 
@@ -212,70 +291,264 @@ def search(
 ) -> Answer:
     """The `k` codes of `target` nearest to `code`, uint8 (bytes,), among the rows for which `where` holds.
 
+    `where` is one boolean expression over the columns of the view searched, with subqueries over the
+    catalogue's views at most. `approximate` counts without `where` only: a filtered search is exact.
+
     Raises:
-        InvalidInput: if `k` is not positive or `where` is no boolean expression over the view's columns.
+        InvalidInput: if `k` is not positive, or `where` is anything else or fails on a row.
     """
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
-    recall = None
+    with store.reading(path) as connection:
+        parsed = _parse_where(connection, where)
+        return _search(path, connection, target, code, k, parsed, approximate)
+
+
+def _search(
+    path: Path,
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    code: codes.Codes,
+    k: int,
+    where: _Where | None,
+    approximate: bool,
+) -> Answer:
+    recalls: list[float] = []
     parts = []
     searched = 0
-    with store.reading(path) as connection:
-        for info in target.infos:
-            one = index.get(path, info, connection)
-            rows = None
-            if where is not None:
-                rows = one.rows_of(
-                    _matching(path, target, info, " ".join(where.split()) and where, _Connection(connection))
+    opened = [index.get(path, info, connection) for info in target.infos]
+    kept = None if where is None else _matching(path, connection, target, opened, where)
+    for i, (info, one) in enumerate(zip(target.infos, opened, strict=True)):
+        rows = None if kept is None else kept[i]
+        searched += one.n if rows is None else len(rows)
+        if approximate and rows is None:
+            from ..catalog.approximate import approximate_index
+
+            distances, items, recall = approximate_index(path, info, one).search(code, k)
+            recalls.append(recall)
+            parts.append((distances, items))
+        else:
+            parts.append(one.search(code, k, rows))
+    distances, items = index.merge(parts, k)
+    table = _rows(connection, target, items[0], distances[0])
+    return Answer(target, table, searched, min(recalls) if recalls else None)
+
+
+# ---- --where --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Where:
+    """A condition that was found to be one expression that reads nothing but the catalogue."""
+
+    text: str
+    names: frozenset[str]
+    """Every part of every column reference in it; `*` stands for all columns."""
+    repeatable: bool
+
+
+_VOLATILE = frozenset(
+    {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "today", "get_current_timestamp"}
+)
+_KEPT_BYTES = 128 << 20
+_kept: OrderedDict[Any, list[NDArray[np.int64]]] = OrderedDict()
+_kept_lock = Lock()
+
+
+def _parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> _Where | None:
+    """`where` checked by DuckDB's own parser, which runs and opens nothing.
+
+    It must stand alone as the one item of `SELECT ...`, so that no bracket of it can close one of ours. Of
+    tables it may name the catalogue's views, so that no reading function and no file can be reached.
+    """
+    if where is None:
+        return None
+    if not where.strip():
+        raise InvalidInput("--where is empty", "leave it out, or write a condition such as position > 0")
+    refused = f"--where {_brief(where)} cannot be used"
+    try:
+        where.encode()
+        row = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {where}\n"]).fetchone()
+        tree = json.loads(row[0]) if row else {}
+    except (UnicodeEncodeError, RecursionError, ValueError):
+        raise InvalidInput(refused, "it is no text that DuckDB takes, or nested too deeply") from None
+    if tree.get("error") is not False:
+        message = " ".join(str(tree.get("error_message", "")).split())
+        raise InvalidInput(refused, message or "write one condition such as position > 0")
+    node = tree["statements"][0]["node"]
+    alone = (
+        len(tree["statements"]) == 1
+        and node["type"] == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and node["from_table"]["type"] == "EMPTY"
+        and not any(
+            node.get(key) for key in ("where_clause", "group_expressions", "having", "qualify", "modifiers")
+        )
+    )
+    if not alone or "\0" in where:
+        raise InvalidInput(refused, "write one condition such as position > 0")
+    names: set[str] = set()
+    repeatable = True
+    allowed = {one.name for one in views.VIEWS} | _with_names(node)
+    for one in _nodes(node):
+        kind = one.get("type")
+        if one.get("class") == "COLUMN_REF":
+            names.update(part.lower() for part in one["column_names"])
+        elif one.get("class") == "STAR":
+            names.add("*")
+        elif one.get("class") == "PARAMETER":
+            raise InvalidInput(refused, "write the value in place of the parameter")
+        elif kind == "BASE_TABLE":
+            if one["table_name"] not in allowed or one.get("schema_name") or one.get("catalog_name"):
+                raise InvalidInput(
+                    refused, f"a subquery may read the catalogue's views, not {one['table_name']!r}"
                 )
-            searched += one.n if rows is None else len(rows)
-            if approximate and rows is None:
-                from ..catalog.approximate import approximate_index
-
-                distances, items, recall = approximate_index(path, info, one).search(code, k)
-                parts.append((distances, items))
-            else:
-                parts.append(one.search(code, k, rows))
-        distances, items = index.merge(parts, k)
-        table = _rows(connection, target, items[0], distances[0])
-    return Answer(target, table, searched, recall)
+        elif kind == "TABLE_FUNCTION":
+            raise InvalidInput(refused, "a subquery may read the catalogue's views, not a table function")
+        elif "table_name" in one and kind not in ("EMPTY", "SUBQUERY", "JOIN", "EXPRESSION_LIST"):
+            raise InvalidInput(refused, "a subquery may read the catalogue's views only")
+        if isinstance(function := one.get("function_name"), str):
+            if function.lower() in REFUSED_FUNCTIONS:
+                raise InvalidInput(refused, f"the function {function} does more than read")
+            repeatable = repeatable and function.lower() not in _VOLATILE
+    return _Where(where, frozenset(names), repeatable)
 
 
-class _Connection:
-    """Keeps a connection out of the key of the cache below."""
-
-    def __init__(self, value: duckdb.DuckDBPyConnection) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Connection)
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= 120 else text[:119] + "…")
 
 
-@lru_cache(maxsize=8)
+def _nodes(tree: Any) -> list[dict[str, Any]]:
+    found, pending = [], [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            found.append(node)
+            pending.extend(node.values())
+        elif isinstance(node, list):
+            pending.extend(node)
+    return found
+
+
+def _with_names(tree: Any) -> set[str]:
+    """Names that `WITH` inside a subquery gives to other subqueries."""
+    maps = [one["cte_map"].get("map", []) for one in _nodes(tree) if isinstance(one.get("cte_map"), dict)]
+    return {entry["key"] for entries in maps for entry in entries}
+
+
 def _matching(
-    path: Path, target: Target, info: CodeSetInfo, where: str, connection: _Connection
+    path: Path,
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    opened: Sequence[CodeIndex],
+    where: _Where,
+) -> list[NDArray[np.int64]]:
+    """Rows of each of a target's indexes for which `where` holds.
+
+    Remembered for as long as the catalogue's file stays as it is: the caller holds it open, so nobody writes.
+    """
+    key = (_state_of(path), target, where.text)
+    with _kept_lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    items = _matching_items(connection, target, where)
+    rows = [one.rows_of(items) for one in opened]
+    if where.repeatable:
+        with _kept_lock:
+            _kept[key] = rows
+            while len(_kept) > 1 and sum(part.nbytes for one in _kept.values() for part in one) > _KEPT_BYTES:
+                _kept.popitem(last=False)
+    return rows
+
+
+def _state_of(path: Path) -> tuple[Any, ...]:
+    """What changes with every commit: the file, and the log that a killed writer left beside it."""
+    state: list[Any] = [path.resolve()]
+    for one in (path.resolve(), store.sidecar(path, ".wal")):
+        try:
+            found = os.stat(one)
+            state.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        except FileNotFoundError:
+            state.append(None)
+    return tuple(state)
+
+
+def _matching_items(
+    connection: duckdb.DuckDBPyConnection, target: Target, where: _Where
 ) -> NDArray[np.int64]:
-    """Items of a code set for which `where` holds; remembered while the code set stays as it is."""
     import duckdb
 
-    del path
-    item = SUBJECTS[target.view][1]
+    view, item = target.view, SUBJECTS[target.view][1]
+    query = _from_tables(target, where.names)
     try:
-        # Parsed by itself first: it must be one expression, not the end of ours and the start of another.
-        statements = duckdb.extract_statements(f"SELECT ({where}\n)")
-        alone = duckdb.extract_statements(f"SELECT {where}\n")
-        if len(statements) != 1 or len(alone) != 1 or alone[0].type != duckdb.StatementType.SELECT:
-            raise InvalidInput("--where is not one expression", "write a condition such as position > 0")
-        found = connection.value.execute(
-            f"SELECT {item} FROM {target.view} WHERE model = ? AND site = ? AND centre = ? AND basis = ? AND ({where}\n)",
-            [target.model, target.site, target.centre, target.basis],
-        ).to_arrow_table()
+        # The brackets hold: the text was parsed by itself before.
+        typed = connection.execute(f"SELECT (\n{where.text}\n) FROM ({query}) AS {view} LIMIT 0").description
+        if len(typed or ()) != 1 or str(typed[0][1]) not in ("BOOLEAN", "bool"):
+            raise InvalidInput(
+                f"--where {_brief(where.text)} is no condition",
+                "write one that is true or false, such as position > 0",
+            )
+        found = connection.execute(
+            f"SELECT {item} FROM ({query}) AS {view} WHERE (\n{where.text}\n)"
+        ).fetchnumpy()
     except duckdb.Error as error:
-        raise InvalidInput(f"--where {where!r} cannot be used", str(error).split("\n")[0]) from error
-    return found.column(0).to_numpy()
+        from .sql import one_line
+
+        message = one_line(str(error))
+        if "Referenced column" in message:
+            message = (
+                f"{message.split(' Candidate ')[0]} The columns are {', '.join(views.view(view).columns)}"
+            )
+        raise InvalidInput(f"--where {_brief(where.text)} cannot be used", message) from error
+    return np.asarray(found[item], dtype=np.int64)
+
+
+def _from_tables(target: Target, names: frozenset[str]) -> str:
+    """The rows of a target as a query with the columns of its view, of which only those in `names` count.
+
+    States whose norm and code do not matter come from `state_row` alone, other models' among them: what is no
+    item of the target's code sets has no row in its indexes.
+    """
+    every = "*" in names or target.view in names
+    fixed = ", ".join(
+        f"{_quoted(value)} AS {name}"
+        for name, value in (
+            ("model", target.model),
+            ("site", target.site),
+            ("centre", target.centre),
+            ("basis", target.basis),
+        )
+    )
+    sets = ", ".join(str(one.code_set_id) for one in target.infos)
+    coded = every or target.view != "states" or bool(names & {"norm", "code"})
+    parts = [f"SELECT {fixed}"]
+    if target.view == "states":
+        parts.append(", w.state_id, w.document_id, w.position, w.token_id, w.position = 0 AS is_first")
+        tables = "FROM state_row w"
+        if coded:
+            tables += f" JOIN code_row c ON c.item = w.state_id AND c.code_set_id IN ({sets})"
+        token = "w.token_id"
+    else:
+        parts.append(", c.item AS token_id")
+        tables = f"FROM (SELECT * FROM code_row WHERE code_set_id IN ({sets})) c"
+        token = "c.item"
+    if coded:
+        parts.append(", c.norm, c.code")
+    if every or "token" in names:
+        parts.append(", t.token")
+        tables += (
+            f" LEFT JOIN token_row t ON t.token_id = {token} AND t.tokenizer = "
+            f"(SELECT tokenizer_sha256 FROM model WHERE name = {_quoted(target.model)})"
+        )
+    return "".join(parts) + " " + tables
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+# ---- the rows of an answer ------------------------------------------------------------------------
 
 
 def _rows(
@@ -284,71 +557,214 @@ def _rows(
     items: NDArray[np.int64],
     distances: NDArray[np.int32],
 ) -> pa.Table:
+    """The answer's rows in order: rank, distance, a state's context, and the columns of the view."""
     import pyarrow as pa
 
-    item = SUBJECTS[target.view][1]
-    listed = ", ".join(str(int(one)) for one in items) or "NULL"
-    table = connection.execute(
-        f"SELECT * FROM {target.view} WHERE model = ? AND site = ? AND centre = ? AND basis = ? AND {item} IN ({listed})",
-        [target.model, target.site, target.centre, target.basis],
-    ).to_arrow_table()
-    place = {one: i for i, one in enumerate(table.column(item).to_pylist())}
-    table = table.take([place[int(one)] for one in items])
-    table = table.add_column(0, "rank", pa.array(np.arange(1, len(items) + 1)))
-    table = table.add_column(1, "distance", pa.array(distances))
-    if target.view == "states":
-        texts = contexts(connection, target.model, table.column("state_id").to_pylist())
-        table = table.add_column(2, "context", pa.array(texts, pa.string()))
-    return table
+    wanted = items.tolist()
+    n = len(wanted)
+    sets = ", ".join(str(one.code_set_id) for one in target.infos)
+    # By rowid: with the condition on the item itself, DuckDB reads the column of codes from end to end.
+    ids = f"SELECT rowid FROM code_row WHERE code_set_id IN ({sets}) AND item"
+    stored = {
+        row[0]: row
+        for row in _fetch(
+            connection, "SELECT item, norm, code FROM code_row WHERE rowid IN (" + ids, wanted, ")"
+        )
+    }
+    columns: dict[str, Any] = {
+        "rank": pa.array(np.arange(1, n + 1)),
+        "distance": pa.array(distances),
+    }
+    try:
+        if target.view == "states":
+            places = _places(connection, _around(wanted))
+            tokens = _tokens(connection, target.model, {place[2] for place in places.values()})
+            columns["context"] = pa.array(
+                _contexts(connection, target.model, wanted, places, tokens), pa.string()
+            )
+            token_ids = [places[one][2] for one in wanted]
+        else:
+            token_ids = wanted
+            tokens = _tokens(connection, target.model, set(wanted))
+        for name in ("model", "site", "centre", "basis"):
+            columns[name] = pa.array([getattr(target, name)] * n, pa.string())
+        if target.view == "states":
+            columns["state_id"] = pa.array(wanted, pa.int64())
+            columns["document_id"] = pa.array([places[one][0] for one in wanted], pa.int64())
+            columns["position"] = pa.array([places[one][1] for one in wanted], pa.int32())
+        columns["token_id"] = pa.array(token_ids, pa.int32() if target.view == "states" else pa.int64())
+        columns["token"] = pa.array([tokens.get(one) for one in token_ids], pa.string())
+        if target.view == "states":
+            columns["is_first"] = pa.array([places[one][1] == 0 for one in wanted], pa.bool_())
+        columns["norm"] = pa.array([stored[one][1] for one in wanted], pa.float32())
+        columns["code"] = pa.array([stored[one][2] for one in wanted], pa.binary())
+    except KeyError as error:
+        raise SignariumError(
+            f"the catalogue has no row of {item_name(target)} {error.args[0]}", "run `signarium db verify`"
+        ) from error
+    return pa.table(columns)
+
+
+def item_name(target: Target) -> str:
+    """The column that names an item of the view searched: `state_id` or `token_id`."""
+    return SUBJECTS[target.view][1]
+
+
+_IN_LIST = 1000
+"""Up to so many ids are written into the query: DuckDB then skips what cannot hold them."""
+
+
+def _fetch(
+    connection: duckdb.DuckDBPyConnection, query: str, ids: Sequence[int], rest: str = ""
+) -> list[Any]:
+    """Rows of a query that ends in the column which is to be one of `ids`, but for its `rest`."""
+    if not ids:
+        return []
+    if len(ids) <= _IN_LIST:
+        return connection.execute(f"{query} IN ({', '.join(map(str, ids))}){rest}").fetchall()
+    return connection.execute(f"{query} IN (SELECT unnest(?::BIGINT[])){rest}", [list(ids)]).fetchall()
+
+
+def _around(state_ids: Sequence[int]) -> list[int]:
+    reach = range(-CONTEXT_TOKENS, CONTEXT_TOKENS + 1)
+    return sorted({one + away for one in state_ids for away in reach})
+
+
+def _places(connection: duckdb.DuckDBPyConnection, ids: Sequence[int]) -> dict[int, tuple[int, int, int]]:
+    """document_id, position and token_id of those states that there are."""
+    rows = _fetch(
+        connection, "SELECT state_id, document_id, position, token_id FROM state_row WHERE state_id", ids
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def _tokens(connection: duckdb.DuckDBPyConnection, model: str, token_ids: set[int]) -> dict[int, str]:
+    rows = _fetch(
+        connection,
+        "SELECT token_id, token FROM token_row WHERE tokenizer = "
+        f"(SELECT tokenizer_sha256 FROM model WHERE name = {_quoted(model)}) AND token_id",
+        sorted(token_ids),
+    )
+    return dict(rows)
 
 
 def contexts(connection: duckdb.DuckDBPyConnection, model: str, state_ids: Sequence[int]) -> list[str]:
-    """Each state's surroundings in its document, the token itself between `MARKS`."""
+    """Each state's surroundings in its document, the token itself between `MARKS`; "" for no such state."""
+    places = _places(connection, _around(state_ids))
+    tokens = _tokens(connection, model, {place[2] for place in places.values()})
+    return _contexts(connection, model, state_ids, places, tokens)
+
+
+def _contexts(
+    connection: duckdb.DuckDBPyConnection,
+    model: str,
+    state_ids: Sequence[int],
+    places: dict[int, tuple[int, int, int]],
+    tokens: dict[int, str],
+) -> list[str]:
     if not state_ids:
         return []
-    rows = connection.execute(
-        f"""SELECT w.state_id, v.state_id - w.state_id AS away, coalesce(t.token, '') AS token
-        FROM state_row w
-        JOIN state_row v ON v.state_id BETWEEN w.state_id - {CONTEXT_TOKENS} AND w.state_id + {CONTEXT_TOKENS}
-          AND v.document_id = w.document_id
-        LEFT JOIN token_row t ON t.token_id = v.token_id
-          AND t.tokenizer = (SELECT tokenizer_sha256 FROM model WHERE name = ?)
-        WHERE w.state_id IN ({", ".join(str(one) for one in state_ids)})
-          AND ({" OR ".join(f"v.state_id BETWEEN {one - CONTEXT_TOKENS} AND {one + CONTEXT_TOKENS}" for one in state_ids)})
-        ORDER BY w.state_id, away""",
-        [model],
-    ).fetchall()
-    pieces = connection.execute(
-        "SELECT count(*) = 0 FROM token_row t JOIN model m ON m.tokenizer_sha256 = t.tokenizer "
-        "WHERE m.name = ? AND t.token LIKE ' %'",
+    marked_joins = connection.execute(
+        "SELECT 1 FROM token_row t JOIN model m ON m.tokenizer_sha256 = t.tokenizer "
+        "WHERE m.name = ? AND starts_with(t.token, ' ') AND t.token <> ' ' LIMIT 1",
         [model],
     ).fetchone()
-    spaced = bool(pieces and pieces[0])
-    found: dict[int, list[tuple[int, str]]] = {}
-    for state_id, away, token in rows:
-        found.setdefault(state_id, []).append((away, token))
-    return [_marked(found.get(one, []), spaced) for one in state_ids]
+    found = []
+    for one in state_ids:
+        document = places[one][0] if one in places else None
+        near = [
+            (away, tokens.get(places[one + away][2], ""))
+            for away in range(-CONTEXT_TOKENS, CONTEXT_TOKENS + 1)
+            if one + away in places and places[one + away][0] == document
+        ]
+        found.append(_marked(near, spaced=marked_joins is None))
+    return found
 
 
 def _marked(tokens: Sequence[tuple[int, str]], spaced: bool) -> str:
     """Tokens joined to text; `spaced` for vocabularies that mark what is joined (##ing) instead of spaces."""
     text = ""
     for away, token in tokens:
-        space = token[: len(token) - len(token.lstrip(" "))]
         if spaced:
-            space, token = ("", token[2:]) if token.startswith("##") else (" " if text else "", token)
-        text += (
-            f"{space}{MARKS[0]}{token.lstrip(' ')}{MARKS[1]}"
-            if away == 0
-            else space + token.removeprefix(space)
-        )
+            space, token = (
+                ("", token[2:]) if token.startswith("##") and token != "##" else (" " if text else "", token)
+            )
+        else:
+            # The space belongs to the token, but the mark reads better around the word; spaces alone stay in it.
+            word = token.lstrip(" ") or token
+            space, token = token[: len(token) - len(word)], word
+        text += space + (f"{MARKS[0]}{token}{MARKS[1]}" if away == 0 else token)
     return text
 
 
+# ---- for a reader ---------------------------------------------------------------------------------
+
+_SHOWN = {
+    "states": ("rank", "distance", "state_id", "position", "context"),
+    "types": ("rank", "distance", "token_id", "token", "norm"),
+    "types_bos": ("rank", "distance", "token_id", "token", "norm"),
+}
+_OTHERS = 2 * 4 + 4 + 8 + 19 + 8
+"""Cells that the other columns of `states` take: rank, distance, state_id, position, and what is between."""
+
+
+def display(answer: Answer, width: int | None = None) -> pa.Table:
+    """The columns worth a terminal's `width`; a context is cut on both sides so that its mark stays in sight."""
+    table = answer.table.select(list(_SHOWN[answer.target.view]))
+    if width is None or "context" not in table.column_names:
+        return table
+    import pyarrow as pa
+
+    room = max(16, width - _OTHERS)
+    tokens = answer.table.column("token").to_pylist()
+    texts = [
+        _around_mark(text, token or "", room)
+        for text, token in zip(table.column("context").to_pylist(), tokens, strict=True)
+    ]
+    return table.set_column(table.column_names.index("context"), "context", pa.array(texts, pa.string()))
+
+
+def _around_mark(text: str, token: str, room: int) -> str:
+    """`text` cut to `room` cells around its marked `token`."""
+    from .formats import _cells
+
+    if _cells(text) <= room:
+        return text
+    for word in (token.lstrip(" ") or token, token.removeprefix("##")):
+        start = text.find(f"{MARKS[0]}{word}{MARKS[1]}")
+        if start >= 0:
+            break
+    stop = start + len(word) + 2
+    before, marked, after = text[:start], text[start:stop], text[stop:]
+    left = max(0, room - _cells(marked))
+    take_after = min(_cells(after), max(left // 2, left - _cells(before)))
+    take_before = left - take_after
+    return _end(before, take_before) + marked + _start(after, take_after)
+
+
+def _start(text: str, room: int) -> str:
+    from .formats import _cells
+
+    if _cells(text) <= room:
+        return text
+    while text and _cells(text) > room - 1:
+        text = text[:-1]
+    return text + "…" if room > 0 else ""
+
+
+def _end(text: str, room: int) -> str:
+    from .formats import _cells
+
+    if _cells(text) <= room:
+        return text
+    while text and _cells(text) > room - 1:
+        text = text[1:]
+    return "…" + text if room > 0 else ""
+
+
 def display_columns(answer: Answer) -> list[str]:
-    """The columns worth a terminal's width: what is the same in every row, and the bits, are left out."""
-    left_out = {"model", "site", "centre", "basis", "code"}
-    return [name for name in answer.table.column_names if name not in left_out]
+    """The columns that `display` keeps."""
+    return list(_SHOWN[answer.target.view])
 
 
 def summary(answer: Answer) -> str:

@@ -1,7 +1,8 @@
 """What runs in the child process of `sql`: one query, on one catalogue, under limits set before it is read.
 
 Speaks in frames on the pipe it was given as standard output: one byte of kind, four bytes of length
-(little-endian), the payload. OPENED once the file is open, DATA for the answer's bytes, DONE or FAILED
+(little-endian), the payload. OPENED once the file is open (with its schema
+revision, if asked for), DATA for the answer's bytes, DONE or FAILED
 (both JSON) at the end. Nothing here is part of the public interface; `sql.py` is.
 """
 
@@ -34,7 +35,7 @@ _DEPTH = 20_000  # DuckDB takes expressions 1,000 deep, each several levels of i
 
 # Callable from a SELECT, and yet: change the state of the engine or write (logging, profiling, checkpoints),
 # take raw memory addresses (scans made for host languages), or hide a query in a string from this very check.
-_REFUSED_FUNCTIONS = frozenset(
+REFUSED_FUNCTIONS = frozenset(
     {
         "add_parquet_key",
         "arrow_scan",
@@ -175,12 +176,23 @@ def _answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
     )
     _limit(request, threads)
     connection = _open(duckdb, request, threads)
-    pipe.send(OPENED)
+    pipe.send(OPENED, _revision(duckdb, connection).encode() if request["check"] else b"")
     try:
         statement = _one_select(duckdb, connection, request["query"])
         return {"rows": _run(connection, statement, request, pipe)}
     except duckdb.Error as error:
         raise _stop_for(duckdb, error) from None
+
+
+def _revision(engine: Any, connection: duckdb.DuckDBPyConnection) -> str:
+    """The schema revision of the catalogue; the parent knows which ones it can read."""
+    try:
+        rows = connection.execute("SELECT version_num FROM main.alembic_version").fetchall()
+    except engine.CatalogException:
+        raise Stop("unreadable", message="a DuckDB file without signarium's tables") from None
+    if len(rows) != 1:
+        raise Stop("unreadable", message="no single schema version in it")
+    return str(rows[0][0])
 
 
 def _limit(request: dict[str, Any], threads: int) -> None:
@@ -340,7 +352,7 @@ def _check(tree: dict[str, Any], words: list[tuple[int, str]]) -> None:
         node = pending.pop()
         if isinstance(node, dict):
             name = node.get("function_name")
-            if isinstance(name, str) and name.lower() in _REFUSED_FUNCTIONS:
+            if isinstance(name, str) and name.lower() in REFUSED_FUNCTIONS:
                 raise Stop("function", name=name.lower())
             pending.extend(node.values())
         elif isinstance(node, list):

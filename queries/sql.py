@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ..catalog import store
 from ..catalog.errors import (
     CatalogueBusy,
     CatalogueMissing,
@@ -75,19 +76,21 @@ def sql(
     timeout: float = 60.0,
     memory: int | str = "2GB",
     max_bytes: int = MAX_BYTES,
+    check: bool = False,
 ) -> pa.Table:
     """The result of one SELECT or EXPLAIN on the catalogue at `path`, as an Arrow table.
 
     `allow_files` lets reading functions such as `read_csv` open other files; it allows no other statement.
     `timeout` is in seconds and counts from when the file is open; waiting for its lock (SIGNARIUM_WAIT
     seconds, 10 by default) comes on top. `memory` is what the query may use beyond the loaded libraries, in
-    bytes or as "512MB", "2GB", "1.5GiB". `max_bytes` bounds the result.
+    bytes or as "512MB", "2GB", "1.5GiB". `max_bytes` bounds the result. With `check`, a file whose schema is
+    not this program's is refused as by every other reader; without it any DuckDB file will do.
 
     Raises QueryRefused (not one SELECT or EXPLAIN, or it reaches for files), QueryFailed (DuckDB's message),
     QueryLimit (deadline, memory or size), CatalogueMissing, CatalogueBusy, NotACatalogue, and InvalidInput
     for an option that cannot be.
     """
-    job = _Job(path, query, "arrow", allow_files, timeout, memory, max_bytes)
+    job = _Job(path, query, "arrow", allow_files, timeout, memory, max_bytes, check)
     answer = bytearray()
     with job:
         job.start()
@@ -117,6 +120,7 @@ def run_to(
     timeout: float = 60.0,
     memory: int | str = "2GB",
     max_bytes: int | None = None,
+    check: bool = False,
 ) -> int:
     """Runs one SELECT or EXPLAIN and writes its result, as it arrives, to a stream or a file.
 
@@ -133,7 +137,7 @@ def run_to(
         raise InvalidInput("parquet is binary", "pass --output FILE")
     terminal = is_terminal(out)
     with ExitStack() as stack:
-        job = _Job(path, query, format, allow_files, timeout, memory, max_bytes)
+        job = _Job(path, query, format, allow_files, timeout, memory, max_bytes, check)
         job.request.update(width=width, color=color, terminal=terminal)
         stream = out if out is not None else stack.enter_context(atomic_output(Path(str(output))))
         stack.enter_context(job)
@@ -185,6 +189,7 @@ class _Job:
         timeout: float,
         memory: int | str,
         max_bytes: int | None,
+        check: bool = False,
     ) -> None:
         if os.name != "posix":
             raise InvalidInput("sql needs Linux or macOS", "run it there")
@@ -209,6 +214,7 @@ class _Job:
             "query": query,
             "format": format,
             "allow_files": allow_files,
+            "check": check,
             "timeout": timeout,
             "memory": parse_memory(memory),
             "wait": self.wait,
@@ -294,6 +300,8 @@ class _Job:
                         if opened:  # saying so again must not move the deadline
                             raise _unreadable()
                         opened = True
+                        if self.request["check"]:
+                            store.check_revision(self.path, payload.decode("utf-8", "replace"))
                         deadline = time.monotonic() + self.timeout
                     elif kind == DATA:
                         received += len(payload)

@@ -14,7 +14,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_references_are_what_the_code_says() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "make.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "make.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -1,0 +1,53 @@
+"""One small catalogue that the tests read; who wants to change it takes a copy (`catalogue_copy`)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import pytest
+
+DECODER, ENCODER = "decoder", "encoder"
+SITES = "embed;resid_post.0,1"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A catalogue with a decoder of width 44 (its codes are padded; two runs of states) and an encoder."""
+
+    path: Path
+    texts: tuple[Path, Path]
+    decoder_folder: Path
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Read it, do not change it."""
+    import tiny
+
+    import signarium
+
+    home = tmp_path_factory.mktemp("catalogue")
+    texts = (home / "first.txt", home / "second.txt")
+    # The end of the second has characters of several bytes, whose tokens are pieces of them.
+    texts[0].write_text(topics["assert"] + topics["if"], encoding="utf-8")
+    texts[1].write_text(topics["pass"] + "\nnaïve 日本\n", encoding="utf-8")
+    decoder, encoder = tiny.folder(home, "gpt2"), tiny.folder(home, "bert", seed=1)
+    path = home / "catalogue.duckdb"
+    signarium.ingest(path, str(decoder), name=DECODER, sites=SITES, text=[texts[0]], context=64, bos=True)
+    signarium.ingest(
+        path, str(decoder), name=DECODER, sites=SITES, text=[texts[1]], context=64, stages=["states"]
+    )
+    signarium.ingest(path, str(encoder), name=ENCODER, sites="resid_post.1", text=[texts[1]], context=64)
+    return Made(path, texts, decoder)
+
+
+@pytest.fixture
+def catalogue_copy(catalogue: Made, tmp_path: Path) -> Path:
+    """A copy with its indexes, to be changed."""
+    copy = tmp_path / "copy.duckdb"
+    shutil.copy(catalogue.path, copy)
+    shutil.copytree(f"{catalogue.path}.indexes", f"{copy}.indexes")
+    return copy

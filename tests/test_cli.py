@@ -1,0 +1,404 @@
+"""The command line as a user meets it: help, formats, exit codes, terminals, interrupts."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+from conftest import DECODER, Made
+
+from signarium import __version__
+from signarium.catalog import views
+from signarium.cli import FORMATS, cli, main
+from signarium.queries import nearest
+from signarium.queries.formats import FORMATS as RENDERED
+
+LISTING = {
+    "models": ["models", "list"],
+    "runs": ["runs", "list"],
+    "sites": ["sites", "list"],
+    "info": ["db", "info"],
+    "verify": ["db", "verify"],
+    "sql": ["sql", "SELECT * FROM sites ORDER BY site_id"],
+    "nearest": ["nearest", 'type:" king"', "--model", DECODER, "-k", "4"],
+}
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(
+    catalogue: Made, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    """The entry point in this process, in an empty folder, with `$SIGNARIUM_DB` naming the catalogue."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIGNARIUM_DB", str(catalogue.path))
+
+    def call(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["signarium", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capfd.readouterr()
+        return Ran(int(caught.value.code or 0), out, err)
+
+    return call
+
+
+def process(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "signarium", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | changes,
+        timeout=60,
+    )
+
+
+def in_terminal(columns: int, *arguments: str, **changes: str) -> Ran:
+    """In a pseudo-terminal of so many columns; stdout and stderr both go there."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            os.environ.pop(name, None)
+        os.environ.update(changes, TERM="xterm")
+        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        os.execv(sys.executable, [sys.executable, "-m", "signarium", *arguments])
+    out = b""
+    while True:
+        try:
+            part = os.read(fd, 65_536)
+        except OSError:
+            break
+        if not part:
+            break
+        out += part
+    os.close(fd)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return Ran(code, out.decode().replace("\r\n", "\n"), "")
+
+
+def commands(
+    group: click.Group = cli, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield (*path, name), one
+            yield from commands(one, (*path, name))
+        else:
+            yield (*path, name), one
+
+
+ALL = dict(commands())
+
+
+# ---- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_and_option_has_help(path: tuple[str, ...]) -> None:
+    command = ALL[path]
+    assert command.help and command.get_short_help_str()
+    for one in command.params:
+        if isinstance(one, click.Option):
+            assert one.help, f"{' '.join(path)} {one.opts}"
+
+
+def test_the_commands_of_the_design_are_there() -> None:
+    assert {" ".join(path) for path in ALL} >= {
+        *("ingest", "sql", "nearest", "models list", "runs list", "sites list"),
+        *("db info", "db verify", "db upgrade", "db index"),
+    }
+    assert FORMATS == RENDERED
+    choices = next(one for one in ALL["nearest",].params if one.name == "within").type
+    assert isinstance(choices, click.Choice) and list(choices.choices) == list(nearest.SUBJECTS)
+
+
+def test_help_and_version(run: Run) -> None:
+    shown = run("--help")
+    assert shown.code == 0 and "nearest" in shown.out and shown.err == ""
+    assert run("-h").out == shown.out
+    assert run("db", "verify", "--help").code == 0
+    assert (run("--version").code, run("--version").out.split()[-1]) == (0, __version__)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nearest"],
+        ["nonsense"],
+        ["nearest", "x", "--nonsense"],
+        ["nearest", "x", "-k", "0"],
+        ["nearest", "x", "-k", "many"],
+        ["nearest", "x", "--in", "features"],
+        ["nearest", "x", "--centre", "median"],
+        ["models", "list", "--format", "xml"],
+        ["sql", "SELECT 1", "--timeout", "0"],
+        ["db", "info", "--output", "/"],
+        ["models", "nonsense"],
+    ],
+)
+def test_wrong_usage_is_2(run: Run, arguments: list[str]) -> None:
+    shown = run(*arguments)
+    assert shown.code == 2 and shown.out == ""
+    assert shown.err.startswith("Usage: ") and "Error: " in shown.err.splitlines()[-1]
+
+
+# ---- formats --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LISTING)
+def test_every_format_carries_every_column(run: Run, tmp_path: Path, name: str) -> None:
+    objects = json.loads(run(*LISTING[name], "--format", "json").out)
+    columns = list(objects[0])
+    if name in ("models", "runs", "sites"):
+        assert columns == list(views.view(name).columns)
+    if name == "nearest":
+        assert columns == ["rank", "distance", *views.view("types").columns]
+    lines = [json.loads(line) for line in run(*LISTING[name], "--format", "ndjson").out.splitlines()]
+    assert lines == objects
+    rows = list(csv.reader(io.StringIO(run(*LISTING[name], "--format", "csv").out)))
+    assert rows[0] == columns and len(rows) == len(objects) + 1
+    file = tmp_path / "rows.parquet"
+    shown = run(*LISTING[name], "--format", "parquet", "--output", str(file))
+    assert (shown.code, shown.out) == (0, "")
+    table = pq.read_table(file)
+    assert table.column_names == columns and table.num_rows == len(objects)
+    table_text = run(*LISTING[name]).out
+    assert len(table_text.splitlines()) == len(objects) + 3
+    assert "\x1b" not in table_text and "hidden" not in table_text
+
+
+@pytest.mark.parametrize("name", LISTING)
+def test_parquet_needs_a_file(run: Run, name: str) -> None:
+    shown = run(*LISTING[name], "--format", "parquet")
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err.splitlines()[-1] == "error: parquet is binary: pass --output FILE"
+
+
+def test_output_is_whole_or_absent(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("before")
+    query = (
+        "SELECT range AS i, CASE WHEN range = 300000 THEN error('late') ELSE 'x' END AS x FROM range(300001)"
+    )
+    shown = run("sql", query, "--format", "csv", "--output", str(file))
+    assert shown.code == 1 and shown.err.count("\n") == 1 and "late" in shown.err
+    assert file.read_text() == "before"
+    assert run("models", "list", "--format", "csv", "--output", str(file)).code == 0
+    assert file.read_text().startswith("model_id,")
+    lost = run("models", "list", "--output", str(tmp_path / "no" / "folder" / "x.csv"))
+    assert lost.code == 1 and lost.err.count("\n") == 1 and "cannot write" in lost.err
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["rows.csv"]
+
+
+# ---- which catalogue ------------------------------------------------------------------------------
+
+
+def test_db_option_then_variable_then_default(
+    run: Run, catalogue: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("models", "list").code == 0
+    monkeypatch.setenv("SIGNARIUM_DB", str(tmp_path / "none.duckdb"))
+    assert run("--db", str(catalogue.path), "models", "list").code == 0
+    monkeypatch.delenv("SIGNARIUM_DB")
+    assert "no catalogue at catalogue.duckdb" in run("models", "list").err
+    (tmp_path / "catalogue.duckdb").symlink_to(catalogue.path)
+    assert run("models", "list").code == 0
+
+
+@pytest.mark.parametrize("name", [*LISTING, "index", "upgrade"])
+def test_a_missing_catalogue_is_not_made(run: Run, tmp_path: Path, name: str) -> None:
+    shown = run("--db", "none.duckdb", *LISTING.get(name, ["db", name]))
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err.startswith("error: no catalogue at none.duckdb") and shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no database\n" * 1000, None])
+@pytest.mark.parametrize("name", ["sql", "models", "nearest", "info"])
+def test_other_files_are_refused(run: Run, tmp_path: Path, content: bytes | None, name: str) -> None:
+    file = tmp_path / "other.duckdb"
+    if content is None:
+        duckdb.connect(str(file)).close()
+    else:
+        file.write_bytes(content)
+    before = file.read_bytes()
+    shown = run("--db", str(file), *LISTING[name])
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err.startswith("error: ") and "is not a signarium catalogue" in shown.err
+    assert shown.err.count("\n") == 1
+    assert file.read_bytes() == before
+
+
+def test_errors_are_one_line(run: Run) -> None:
+    for arguments in (
+        ["nearest", "type:king", "--model", DECODER],
+        ["nearest", 'type:" king"'],
+        ["nearest", 'type:" king"', "--model", DECODER, "--where", "1) OR (1=1"],
+        ["nearest", 'type:" king"', "--model", DECODER, "--where", "a\nb"],
+        ["nearest", "state:1", "--model", "a\x1b[31mb"],
+        ["sql", "DELETE FROM model"],
+        ["sql", "SELECT nothing\nFROM models"],
+        ["sql", "SELECT 1", "--memory", "few"],
+        ["runs", "list", "--model", "other"],
+        ["db", "verify", "--model", "other"],
+        ["ingest", "/nowhere/at-all"],
+        ["ingest", "x", "--name", " "],
+        ["ingest", "x", "--text", "/nowhere/at-all.txt"],
+    ):
+        shown = run(*arguments)
+        assert (shown.code, shown.out) == (1, ""), arguments
+        assert shown.err.startswith("error: ") and shown.err.count("\n") == 1, shown.err
+        assert "\x1b" not in shown.err
+
+
+# ---- what the commands say ------------------------------------------------------------------------
+
+
+def test_nearest_names_its_choices_on_stderr(run: Run) -> None:
+    shown = run("nearest", 'type:" king"', "--model", DECODER, "-k", "2")
+    assert shown.err == "types of decoder at resid_post.1, centre mean: 304 codes of 44 bits\n"
+    shown = run("nearest", 'type:" king"', "--model", DECODER, "--in", "states", "--where", "false")
+    assert shown.code == 0 and shown.out.splitlines()[-1] == "(0 rows)"
+    assert shown.err == "states of decoder at resid_post.1, centre mean: 0 codes of 44 bits\n"
+    assert "recall" in run("nearest", 'type:" king"', "--model", DECODER, "--approximate").err
+
+
+def test_db_commands_on_a_current_file(run: Run, catalogue_copy: Path) -> None:
+    db = ["--db", str(catalogue_copy), "db"]
+    assert run(*db, "verify").code == 0
+    checked = run(*db, "verify", "--model", DECODER)
+    assert checked.code == 0 and "types recomputed at embed" in checked.out
+    before = catalogue_copy.read_bytes()
+    assert run(*db, "upgrade").err == f"{catalogue_copy} is up to date\n"
+    assert run(*db, "index").err == f"the indexes of {catalogue_copy} are complete\n"
+    assert catalogue_copy.read_bytes() == before
+    next(Path(f"{catalogue_copy}.indexes").glob("*.faiss")).unlink()
+    assert run(*db, "index").code == 0
+    with duckdb.connect(str(catalogue_copy), read_only=True) as connection:
+        (sets,) = connection.execute("SELECT count(*) FROM code_sets").fetchone() or (0,)
+    assert len(list(Path(f"{catalogue_copy}.indexes").glob("*.faiss"))) == sets > 0
+    with duckdb.connect(str(catalogue_copy)) as connection:
+        connection.execute("DELETE FROM code_row WHERE item = 5")
+    broken = run(*db, "verify")
+    assert broken.code == 1 and "missing, doubled or extra" in broken.out
+    assert broken.err.startswith(f"error: {catalogue_copy} is not sound") and broken.err.count("\n") == 1
+
+
+def test_ingest_again_and_dry_run(run: Run, catalogue: Made, catalogue_copy: Path) -> None:
+    before = catalogue_copy.read_bytes()
+    again = ["--db", str(catalogue_copy), "ingest", str(catalogue.decoder_folder), "--name", DECODER]
+    shown = run(*again, "--sites", "embed", "--dry-run")
+    assert shown.code == 0 and shown.err.endswith("dry run: nothing was written\n") and shown.out == ""
+    shown = run(*again, "--sites", "embed")
+    assert shown.err.endswith(f"decoder: all of it is in {catalogue_copy} already\n") and shown.out == ""
+    assert catalogue_copy.read_bytes() == before
+
+
+# ---- terminals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_tables_fit_a_terminal(catalogue: Made, columns: int) -> None:
+    for name in ("runs", "nearest"):
+        arguments = [*LISTING[name], *(["--in", "states"] if name == "nearest" else [])]
+        shown = in_terminal(columns, "--db", str(catalogue.path), *arguments, NO_COLOR="1")
+        assert shown.code == 0 and "\x1b" not in shown.out and "hidden" not in shown.out
+        assert max(map(len, shown.out.splitlines())) <= columns
+        if name == "nearest":
+            assert shown.out.count("«") >= 4
+    coloured = in_terminal(columns, "--db", str(catalogue.path), *LISTING["sites"])
+    assert "\x1b[1m" in coloured.out
+
+
+def test_a_reader_that_stops_reading_is_no_error(catalogue: Made) -> None:
+    # More than a pipe holds, so that the writer meets the closed end.
+    for query in (["sql", "SELECT range FROM range(300000)", "--format", "csv"], ["models", "list"]):
+        with subprocess.Popen(
+            [sys.executable, "-m", "signarium", "--db", str(catalogue.path), *query],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
+            assert child.stdout is not None and child.stderr is not None
+            child.stdout.readline()
+            child.stdout.close()
+            assert child.stderr.read() == b""
+            assert child.wait(30) == 0
+
+
+def test_interrupt_is_one_line_and_130(catalogue: Made) -> None:
+    slow = "SELECT count(*) FROM range(1000000000) a, range(1000000) b"
+    with subprocess.Popen(
+        [sys.executable, "-m", "signarium", "--db", str(catalogue.path), "sql", slow],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        time.sleep(1.5)
+        os.killpg(child.pid, signal.SIGINT)
+        out, err = child.communicate(timeout=30)
+    assert (child.returncode, out, err) == (130, "", "interrupted\n")
+
+
+# ---- what starts ----------------------------------------------------------------------------------
+
+_LOADED = """
+import sys
+sys.argv = ["signarium", *sys.argv[1:]]
+from signarium.cli import main
+try:
+    main()
+except SystemExit as stop:
+    assert not stop.code, stop.code
+bad = {"torch", "transformers", "sqlalchemy", "alembic"}
+print("LOADED", sorted(bad & set(sys.modules)), "pyarrow" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", ["sql", "models", "info", "nearest", "state"])
+def test_reading_starts_without_the_heavy_libraries(catalogue: Made, name: str) -> None:
+    arguments = LISTING.get(name)
+    if arguments is None:
+        with duckdb.connect(str(catalogue.path), read_only=True) as connection:
+            row = connection.execute("SELECT min(state_id) FROM states WHERE model = ?", [DECODER]).fetchone()
+        arguments = ["nearest", f"state:{row[0]}", "--model", DECODER, "--where", "position > 2"]
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED, "--db", str(catalogue.path), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # `sql` prints what its child process sends: it needs no Arrow.
+    assert done.stderr.splitlines()[-1] == f"LOADED [] {name != 'sql'}"
+
+
+def test_python_m_signarium(catalogue: Made) -> None:
+    done = process("models", "list", "--format", "csv", SIGNARIUM_DB=str(catalogue.path))
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 3
+    assert process("--version").stdout.split()[-1] == __version__
