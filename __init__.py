@@ -92,7 +92,7 @@ class Catalogue:
 
         `within` is the command line's `--in`: states, types or types_bos. What is not given is chosen: the
         only model, states if there are any (types for a `type:`), the middle one of its resid_post sites, the
-        centre mean where there is one; `.target` of the answer says what it was. `where` is a condition over
+        centre mean for types and zero for states; `.target` of the answer says what it was. `where` is a condition over
         the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
         last token it is otherwise. Only free text loads the model, and torch with it.
 

@@ -401,7 +401,11 @@ def sql(
 )
 @model_option
 @click.option("--site", metavar="SITE", help="[default: the middle one of the model's resid_post sites]")
-@click.option("--centre", type=click.Choice(["zero", "mean"]), help="[default: mean where there is one]")
+@click.option(
+    "--centre",
+    type=click.Choice(["zero", "mean"]),
+    help="[default: mean for types, zero for states: where bits say most]",
+)
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @click.option("--where", metavar="SQL", help="Search only rows for which this holds, such as `position > 0`.")
 @click.option(

@@ -263,10 +263,9 @@ def _write_table(
         return len(rows)
     for line in _table_lines(names, rows, width, color):
         write(_utf8(line + "\n"))
+    footer = "(1 row)" if len(rows) == 1 else f"({len(rows)} rows)"
     if more:
         footer = f"(first {len(rows)} rows; use --format csv to see all)"
-    else:
-        footer = "(1 row)" if len(rows) == 1 else f"({len(rows)} rows)"
     write(_utf8(footer + "\n"))
     return len(rows)
 
@@ -279,7 +278,7 @@ def _table_lines(names: Sequence[str], rows: Sequence[Row], width: int | None, c
     for i, head in enumerate(heads):
         values = [row[i] for row in rows if row[i] is not None]
         numeric.append(bool(values) and all(_is_number(value) for value in values))
-        natural = max([_cells(head), *(_cells(row[i]) for row in cells)])
+        natural = max([cell_width(head), *(cell_width(row[i]) for row in cells)])
         widths.append(min(natural, _MAX_CELL) if width is None else natural)
     shown, widths = _fit(widths, numeric, width)
     heads, hidden = heads[:shown], heads[shown:]
@@ -334,19 +333,19 @@ def _fit(widths: list[int], numeric: list[bool], width: int | None) -> tuple[int
 def _hidden_note(hidden: Sequence[str], width: int | None) -> str:
     hint = " hidden: see them with --format json"
     listed = ", ".join(hidden)
-    if width is None or _cells(listed) + len(hint) <= width:
+    if width is None or cell_width(listed) + len(hint) <= width:
         return listed + hint
     named = 1
     while named < len(hidden):
         tail = f", +{len(hidden) - named - 1} more" if named + 1 < len(hidden) else ""
-        if _cells(", ".join(hidden[: named + 1]) + tail) + len(hint) > width:
+        if cell_width(", ".join(hidden[: named + 1]) + tail) + len(hint) > width:
             break
         named += 1
     tail = f", +{len(hidden) - named} more" if named < len(hidden) else ""
     return _cut(", ".join(hidden[:named]) + tail + hint, width)
 
 
-def _cells(text: str) -> int:
+def cell_width(text: str) -> int:
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
@@ -355,7 +354,7 @@ def _cells(text: str) -> int:
 
 
 def _cut(text: str, width: int) -> str:
-    if _cells(text) <= width:
+    if cell_width(text) <= width:
         return text
     if text.isascii():
         return text[: width - 1] + "…"
@@ -366,7 +365,7 @@ def _cut(text: str, width: int) -> str:
 
 def _pad(text: str, width: int, *, right: bool) -> str:
     text = _cut(text, width)
-    blank = " " * (width - _cells(text))
+    blank = " " * (width - cell_width(text))
     return blank + text if right else text + blank
 
 

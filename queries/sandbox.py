@@ -427,4 +427,9 @@ def _stop_for_message(message: str) -> Stop:
         return Stop("memory")
     if "disabled by configuration" in message and "Permission Error" in message:
         return Stop("files", message=message)
+    if "Interrupted" in message:
+        # Nobody interrupts here: one of DuckDB's threads failed, and another was quicker to say that it stopped.
+        message = (
+            "an error in one of the query's threads, which DuckDB did not report; run it again to see it"
+        )
     return Stop("failed", message=message)

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -207,7 +208,12 @@ def test_output_is_whole_or_absent(run: Run, tmp_path: Path) -> None:
         "SELECT range AS i, CASE WHEN range = 300000 THEN error('late') ELSE 'x' END AS x FROM range(300001)"
     )
     shown = run("sql", query, "--format", "csv", "--output", str(file))
-    assert shown.code == 1 and shown.err.count("\n") == 1 and "late" in shown.err
+    # Which of its threads' errors DuckDB reports is a race.
+    assert (
+        shown.code == 1
+        and shown.err.count("\n") == 1
+        and re.search("late|one of the query's threads", shown.err)
+    )
     assert file.read_text() == "before"
     assert run("models", "list", "--format", "csv", "--output", str(file)).code == 0
     assert file.read_text().startswith("model_id,")
@@ -285,7 +291,7 @@ def test_nearest_names_its_choices_on_stderr(run: Run) -> None:
     assert shown.err == "types of decoder at resid_post.1, centre mean: 304 codes of 44 bits\n"
     shown = run("nearest", 'type:" king"', "--model", DECODER, "--in", "states", "--where", "false")
     assert shown.code == 0 and shown.out.splitlines()[-1] == "(0 rows)"
-    assert shown.err == "states of decoder at resid_post.1, centre mean: 0 codes of 44 bits\n"
+    assert shown.err == "states of decoder at resid_post.1, centre zero: 0 codes of 44 bits\n"
     assert "recall" in run("nearest", 'type:" king"', "--model", DECODER, "--approximate").err
 
 

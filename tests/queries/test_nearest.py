@@ -17,6 +17,7 @@ from signarium.catalog import index
 from signarium.catalog.codes import hamming
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from signarium.queries import nearest
+from signarium.queries import where as conditions
 
 ALL = 10_000
 AT = {"model": DECODER, "site": "resid_post.1", "centre": "mean"}
@@ -204,10 +205,10 @@ def test_rows_equal_the_view(c: signarium.Catalogue) -> None:
 
 def test_choices(c: signarium.Catalogue) -> None:
     state = c.nearest(f"state:{state_ids(c.path)[0]}", model=DECODER)
-    assert (state.target.view, state.target.site, state.target.centre) == ("states", "resid_post.1", "mean")
+    assert (state.target.view, state.target.site, state.target.centre) == ("states", "resid_post.1", "zero")
     assert c.nearest('type:" king"', model=DECODER).target.view == "types"
     assert c.nearest("code:" + "00" * 6, model=DECODER).target.view == "states"
-    assert nearest.summary(state) == "states of decoder at resid_post.1, centre mean: 1,956 codes of 44 bits"
+    assert nearest.summary(state) == "states of decoder at resid_post.1, centre zero: 1,956 codes of 44 bits"
 
 
 def test_only_model_is_chosen_and_zero_where_there_is_no_mean(catalogue: Made, tmp_path: Path) -> None:
@@ -378,8 +379,8 @@ def test_filter_is_remembered_until_the_catalogue_changes(
     catalogue: Made, catalogue_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = []
-    original = nearest._matching_items
-    monkeypatch.setattr(nearest, "_matching_items", lambda *a: resolved.append(1) or original(*a))
+    original = conditions._matching_items
+    monkeypatch.setattr(conditions, "_matching_items", lambda *a: resolved.append(1) or original(*a))
     copy = signarium.open(catalogue_copy)
     ask = {"within": "states", "where": "position > 3", "k": ALL, **AT}
     first = copy.nearest('type:" king"', **ask)
