@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -269,20 +270,28 @@ def ingest(
     for note in report.notes:
         _say(note)
     if dry_run:
-        _say("dry run: nothing was written")
+        click.echo("dry run: nothing was written")
     elif report.already:
-        _say(f"{report.model}: all of it is in {db} already")
+        click.echo(f"{report.model}: all of it is in {db} already")
     else:
-        _say(f"{report.model}: {report.estimate.rows:,} codes are in {db}")
+        click.echo(f"{report.model}: {report.estimate.rows:,} codes are in {db}")
 
 
 class _Display:
-    """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
+    """How an ingest goes: a bar on stderr if that is a terminal, else a line on stdout now and then.
+
+    What is said without an error goes to stdout, so that stderr holds the one line of an error and nothing else.
+    """
+
+    _EVERY_S = 30.0
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._task: Any = None
         self._terminal = sys.stderr.isatty()
+        self._job = ""
+        self._tokens = self._done = self._before = 0
+        self._begun = self._said = 0.0
 
     def __enter__(self) -> _Display:
         return self
@@ -298,16 +307,23 @@ class _Display:
 
     def planned(self, estimate: Estimate) -> None:
         """See `ingest.run.Progress`."""
-        _say(
-            f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}: {estimate.tokens:,} tokens, "
-            f"{estimate.rows:,} codes; {_mb(estimate.catalogue_bytes)} catalogue + {_mb(estimate.index_bytes)} indexes"
-            + (f", {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else "")
-            + f"; {_mb(estimate.free_bytes)} free"
+        from .queries.formats import visible
+
+        scratch = f" + {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else ""
+        lines = (
+            f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}",
+            f"to do: {estimate.tokens:,} tokens, {estimate.rows:,} codes",
+            f"disk: {_mb(estimate.catalogue_bytes)} catalogue + {_mb(estimate.index_bytes)} indexes{scratch}, "
+            f"of {_mb(estimate.free_bytes)} free",
         )
+        for line in lines:
+            click.echo(visible(line))
 
     def started(self, job: str, tokens: int, done: int) -> None:
         """See `ingest.run.Progress`."""
         self._stop()
+        self._job, self._tokens, self._done, self._before = job, tokens, done, done
+        self._begun = self._said = time.monotonic()
         if not self._terminal:
             return
         from rich.console import Console
@@ -326,10 +342,18 @@ class _Display:
 
     def computed(self, tokens: int) -> None:
         """See `ingest.run.Progress`."""
+        self._done += tokens
+        now = time.monotonic()
+        speed = (self._done - self._before) / max(now - self._begun, 1e-9)
         if self._bar is not None:
-            self._bar.advance(self._task, tokens)
-            speed = self._bar.tasks[0].speed
-            self._bar.update(self._task, rate=f"{speed:,.0f} tokens/s" if speed else "")
+            self._bar.update(self._task, advance=tokens, rate=f"{speed:,.0f} tokens/s")
+        elif not self._terminal and now - self._said >= self._EVERY_S:
+            self._said = now
+            left = round(max(0, self._tokens - self._done) / speed)
+            click.echo(
+                f"{self._job}: {self._done:,} of {self._tokens:,} tokens, {speed:,.0f} tokens/s, "
+                f"{left // 60}:{left % 60:02d} left"
+            )
 
     def ended(self) -> None:
         """See `ingest.run.Progress`."""

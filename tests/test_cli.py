@@ -320,9 +320,9 @@ def test_ingest_again_and_dry_run(run: Run, catalogue: Made, catalogue_copy: Pat
     before = catalogue_copy.read_bytes()
     again = ["--db", str(catalogue_copy), "ingest", str(catalogue.decoder_folder), "--name", DECODER]
     shown = run(*again, "--sites", "embed", "--dry-run")
-    assert shown.code == 0 and shown.err.endswith("dry run: nothing was written\n") and shown.out == ""
+    assert shown.code == 0 and shown.out.endswith("dry run: nothing was written\n") and shown.err == ""
     shown = run(*again, "--sites", "embed")
-    assert shown.err.endswith(f"decoder: all of it is in {catalogue_copy} already\n") and shown.out == ""
+    assert shown.out.endswith(f"decoder: all of it is in {catalogue_copy} already\n") and shown.err == ""
     assert catalogue_copy.read_bytes() == before
 
 
