@@ -142,9 +142,11 @@ def recheck_types(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Re
             "AND basis = 'standard' AND n > 0 ORDER BY site",
             [name],
         ).fetchall()
-        if not sets:
-            return []
-        model = reload(path, name)
+    if not sets:
+        return []
+    # Not while the file is held: a model takes its time to load.
+    model = reload(path, name)
+    with store.reading(path) as connection:
         chosen = np.sort(
             np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False)
         )

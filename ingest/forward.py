@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 
+from ..catalog.errors import ModelError
 from .pack import Collector
 
 if TYPE_CHECKING:
@@ -26,6 +29,32 @@ class Clock:
 
     forward_s: float = 0.0
     pack_s: float = 0.0
+
+
+@contextmanager
+def one_pass(positions: int) -> Iterator[None]:
+    """Around a pass over so many positions: no log lines of transformers, and a way out if memory is too small.
+
+    Raises:
+        ModelError: in place of what torch raises when it cannot allocate.
+    """
+    log = transformers.utils.logging
+    level = log.get_verbosity()
+    # Some architectures warn of a padding token in a row without a mask: here it stands for itself.
+    log.set_verbosity_error()
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        # On a CPU torch has no class of its own for it.
+        if not known and "allocate memory" not in str(error):
+            raise
+        raise ModelError(
+            f"a batch of {positions:,} positions does not fit into memory",
+            "pass a smaller --batch-tokens, or fewer --sites",
+        ) from error
+    finally:
+        log.set_verbosity(level)
 
 
 def default_batch_tokens(device: torch.device) -> int:
@@ -78,7 +107,8 @@ def run_batch(
         collector.take(site.name, flat.index_select(0, real) if padded else flat, rows)
         packing += time.perf_counter() - begun
 
-    model.forward(ids, lengths if padded else None, sites, sink)  # type: ignore[arg-type]
+    with one_pass(ids.numel()):
+        model.forward(ids, lengths if padded else None, sites, sink)  # type: ignore[arg-type]
     begun = time.perf_counter()
     collector.end_batch()
     packing += time.perf_counter() - begun

@@ -23,12 +23,17 @@ def pack_signs(x: torch.Tensor, centre: torch.Tensor | None = None) -> torch.Ten
     signs = x > 0 if centre is None else x.float() > centre
     if x.device.type == "cpu":
         return torch.from_numpy(np.packbits(signs.numpy(), axis=-1))
+    return pack_bits(signs)
+
+
+def pack_bits(signs: torch.Tensor) -> torch.Tensor:
+    """`numpy.packbits` over the last axis of a bool (n, width), in torch: where an accelerator holds the signs."""
     n, width = signs.shape
     size = n_bytes(width)
     if size * 8 != width:
         signs = torch.nn.functional.pad(signs, (0, size * 8 - width))
-    weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=x.device)
-    return (signs.view(n, size, 8) * weights).sum(-1, dtype=torch.uint8)
+    weights = torch.tensor(_WEIGHTS, dtype=torch.uint8, device=signs.device)
+    return (signs.reshape(n, size, 8) * weights).sum(-1, dtype=torch.uint8)
 
 
 def norms_of(x: torch.Tensor) -> torch.Tensor:

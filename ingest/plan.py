@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,15 @@ Unit = tuple[str, str]
 
 @dataclass(frozen=True)
 class TextPlan:
-    """A text as this model's tokenizer cuts it, with its place in the catalogue."""
+    """A text as this model's tokenizer cuts it, with its place in the catalogue.
+
+    `counts` is what a limit on tokens leaves of it; `whole` says that it leaves everything.
+    """
 
     file: texts.TextFile
     row: schema.TextFile
     counts: texts.Counts
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def model_row(model: LoadedModel, name: str) -> schema.Model:
     return schema.Model(
         model_id=model_id(model),
         name=name,
-        source=model.source,
+        source=_lasting(model.source),
         revision=model.revision,
         architecture=model.architecture,
         width=model.width,
@@ -110,6 +115,12 @@ def model_row(model: LoadedModel, name: str) -> schema.Model:
         random_init_seed=model.random_init_seed,
         added_at=now(),
     )
+
+
+def _lasting(source: str) -> str:
+    """A local path in full: a relative one means nothing in another folder."""
+    local = os.path.expanduser(source)
+    return os.path.abspath(local) if os.path.exists(local) else source
 
 
 def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
@@ -148,7 +159,7 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
         )
         known.tokenizer_known = (found.fetchone() or (0,))[0] >= model.vocab_size
         known.runs = [
-            _old_run(connection, ident, *row)
+            _old_run(connection, *row)
             for row in connection.execute(
                 "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
                 "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
@@ -166,9 +177,7 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     return known
 
 
-def _old_run(
-    connection: Any, ident: str, run_id: str, job: str, params: str, finished: bool, complete: bool
-) -> OldRun:
+def _old_run(connection: Any, run_id: str, job: str, params: str, finished: bool, complete: bool) -> OldRun:
     sets = connection.execute(
         "SELECT c.code_set_id, s.name, s.site_id, c.subject, c.centre, c.width FROM code_set c "
         "JOIN site s USING (site_id) WHERE c.run_id = ?",
@@ -264,14 +273,15 @@ def place_texts(
     tokens = 0
     for file in files:
         counts = texts.Counts(0, 0, 0)
-        if limit is None or tokens < limit:
+        left = None if limit is None else limit - tokens
+        if left is None or left > 0:
             counts = texts.count(
                 file,
                 model.tokenizer,
                 context,
                 prefix,
                 suffix,
-                None if limit is None else limit - tokens,
+                left,
                 lambda so_far, file=file: counted(file, so_far),  # type: ignore[misc]
             )
         counted(file, counts)
@@ -296,7 +306,8 @@ def place_texts(
             context=context,
             added_at=now(),
         )
-        placed.append(TextPlan(file, row, counts))
+        # Of a text that ends just where the limit does, nobody has seen yet that it ends.
+        placed.append(TextPlan(file, row, counts, left is None or counts.n_tokens < left))
     if not tokens:
         raise InvalidInput("the text given with --text holds no token", "give a text with words in it")
     return placed
@@ -308,7 +319,6 @@ def plan_states(
     sites: Sequence[Site],
     placed: Sequence[TextPlan],
     context: int,
-    limit: int | None,
     means: Sequence[str],
 ) -> list[JobPlan]:
     """Runs of the stage `states` for those sites, centres and texts that lack it.
@@ -343,18 +353,21 @@ def plan_states(
                 f"{names} is part of an unfinished run ({old.spec.run_id}) that reads other texts too",
                 "give the same --text again to finish it first",
             )
-        planned.append(_states_plan(old.spec, [by_id[one] for one in old.spec.texts], old.tokens_done, limit))
+        planned.append(_states_plan(old.spec, [by_id[one] for one in old.spec.texts], old.tokens_done))
     groups: dict[tuple[int, ...], list[tuple[Site, str]]] = {}
     for unit, left in missing.items():
         if left:
             groups.setdefault(tuple(left), []).append(unit)
     for needed, group in groups.items():
         spec = _new_spec(model, known, "states", group, {"context": context}, needed)
-        planned.append(_states_plan(spec, [by_id[one] for one in needed], 0, limit))
+        plan = _states_plan(spec, [by_id[one] for one in needed], 0)
+        # Nothing to read: the limit is used up by texts that are in already.
+        if plan.tokens:
+            planned.append(plan)
     return planned
 
 
-def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int, limit: int | None) -> JobPlan:
+def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int) -> JobPlan:
     tokens = sum(one.counts.n_tokens for one in own)
     windows = sum(one.counts.n_windows for one in own)
     text_bytes = sum(one.counts.text_bytes for one in own)
@@ -374,7 +387,7 @@ def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int, limit: int |
         index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
         scratch_bytes=0,
         shard_tokens=_shard_tokens(spec.sets),
-        complete=limit is None or tokens < limit,
+        complete=all(one.whole for one in own),
     )
 
 

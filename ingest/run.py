@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -136,7 +137,7 @@ def ingest(
     """
     path = Path(db)
     progress = progress or Silent()
-    wanted = _stages(stages, bool(text))
+    wanted = _stages(stages, bool(text), bos)
     if (
         context < 1
         or (max_tokens is not None and max_tokens < 1)
@@ -193,7 +194,7 @@ def ingest(
         )
 
 
-def _stages(stages: Sequence[str] | None, has_text: bool) -> list[str]:
+def _stages(stages: Sequence[str] | None, has_text: bool, bos: bool) -> list[str]:
     wanted = list(stages) if stages is not None else ["types", "states"] if has_text else ["types"]
     for one in wanted:
         if one not in STAGES:
@@ -202,6 +203,8 @@ def _stages(stages: Sequence[str] | None, has_text: bool) -> list[str]:
         raise InvalidInput("no stage was given", f"there is {', '.join(STAGES)}")
     if "states" in wanted and not has_text:
         raise InvalidInput("the stage states needs a text", "pass --text PATH")
+    if bos and "types" not in wanted:
+        raise InvalidInput("--bos belongs to the stage types", "add types to --stages, or leave --bos out")
     if has_text and "states" not in wanted:
         raise InvalidInput(
             "a text was given but not the stage states", "add states to --stages, or leave --text out"
@@ -249,7 +252,7 @@ def _ingest(
         progress.loading("counting tokens")
         placed = place_texts(path, model, files, context, max_tokens, lambda _, __: None)
         centred = [one.name for one in sites] if "types" in stages else list(known.means)
-        plans += plan_states(model, known, sites, placed, context, max_tokens, centred)
+        plans += plan_states(model, known, sites, placed, context, centred)
     estimate = _estimate(path, model, known, plans, tuple(one.name for one in sites))
     progress.planned(estimate)
     report = Report(known.name, estimate, dry_run)
@@ -259,8 +262,13 @@ def _ingest(
     if dry_run:
         return report
     from ..migrations import manage
+    from .types import clear
 
     manage.ensure(path)
+    for old in known.runs:
+        # Killed between its last commit and this.
+        if old.complete:
+            clear(path, old.spec.run_id)
     report.already = all(plan.done for plan in plans)
     means = dict(known.means)
     for plan in plans:
@@ -279,7 +287,22 @@ def _ingest(
         report.tokens += max(0, plan.tokens - before)
     progress.loading("building indexes")
     report.notes += index.build_all(path, model_id(model))
+    _settle(path)
     return report
+
+
+def _settle(path: Path) -> None:
+    """What was committed may stand in DuckDB's log alone, if a full disk kept it from the file.
+
+    Raises:
+        DiskFull: if it still does not fit.
+    """
+    log = store.sidecar(path, ".wal")
+    if log.exists():
+        with store.writing(path):
+            pass
+        if log.exists():
+            raise DiskFull(path, during=True)
 
 
 def _estimate(
@@ -296,7 +319,7 @@ def _estimate(
         catalogue_bytes=(fresh if todo else 0) + sum(plan.catalogue_bytes for plan in todo),
         index_bytes=sum(plan.index_bytes for plan in todo),
         scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0),
-        free_bytes=shutil.disk_usage(path.parent).free,
+        free_bytes=shutil.disk_usage(path.resolve().parent).free,
     )
 
 
@@ -314,7 +337,14 @@ def _run(
     from .types import clear, run_types
 
     journal = Journal(path, plan.spec, lambda _: None)
-    if plan.done and any(old.spec.run_id == plan.spec.run_id and old.finished for old in known.runs):
+    old = next((one for one in known.runs if one.spec.run_id == plan.spec.run_id), None)
+    if old is None:
+        # Of a catalogue that lay here before: whatever made them need not be what runs now.
+        clear(path, plan.spec.run_id)
+    elif plan.done and old.finished:
+        if plan.complete and not old.complete:
+            # A limit fell together with the end of the text, which is seen only now.
+            journal.finish(True)
         return
     rows: list[TextPlan] = list(plan.texts)
     start = journal.begin(model_row(model, known.name), str(model.device), [one.row for one in rows])
@@ -327,8 +357,12 @@ def _run(
             found = run_types(path, model, plan, journal, start, fixed, batch_tokens, progress.computed)
             if plan.spec.job == "types":
                 means.update(found)
-    except SignariumError as error:
-        journal.fail(error.what)
+    except Exception as error:
+        # The error itself matters more than its record, for which a full disk may have no room.
+        with suppress(Exception):
+            journal.fail(
+                error.what if isinstance(error, SignariumError) else f"{type(error).__name__}: {error}"
+            )
         raise
     journal.finish(plan.complete)
     clear(path, plan.spec.run_id)

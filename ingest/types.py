@@ -22,13 +22,14 @@ from sqlalchemy.orm import Session
 
 from ..catalog import bulk, schema, store
 from ..catalog.errors import DiskFull
-from .forward import Clock
+from .forward import Clock, one_pass
 from .journal import Journal, RunSpec, Shard
 from .pack import SiteRows, Statistics, check_norms, norms_of, pack_signs
 
 if TYPE_CHECKING:
     from .model import LoadedModel
     from .plan import JobPlan
+    from .sites import Site
 
 
 def scratch(path: Path, run_id: str) -> Path:
@@ -57,36 +58,42 @@ def run_types(
     """
     spec = plan.spec
     folder = scratch(path, spec.run_id)
-    bounds = [(a, min(a + plan.shard_tokens, plan.tokens)) for a in range(0, plan.tokens, plan.shard_tokens)]
+    bounds = [
+        (a, min(a + plan.shard_tokens, plan.tokens)) for a in range(start, plan.tokens, plan.shard_tokens)
+    ]
     with_bos = spec.job == "types_bos"
     clocks: dict[int, tuple[Clock, float]] = {}
     try:
         folder.mkdir(exist_ok=True)
-        for a, b in bounds:
-            clock, begun = Clock(), time.perf_counter()
-            if not _readable(folder / str(a), spec, b - a):
-                _compute(
-                    folder / str(a),
-                    model,
-                    spec,
-                    a,
-                    b,
-                    model.bos_id if with_bos else None,
-                    batch_tokens,
-                    clock,
-                )
-            clocks[a] = clock, time.perf_counter() - begun
-            computed(b - a)
     except OSError as error:
         raise DiskFull(folder, during=True) from error
-    statistics = {site.name: _merged(folder, [a for a, _ in bounds], site.name) for site in spec.sites}
-    own = {name: one.total / one.n for name, one in statistics.items()}
+    for a, b in bounds:
+        clock, begun = Clock(), time.perf_counter()
+        if not _readable(folder / str(a), spec, b - a):
+            _compute(
+                folder / str(a),
+                model,
+                spec,
+                a,
+                b,
+                model.bos_id if with_bos else None,
+                batch_tokens,
+                clock,
+            )
+        clocks[a] = clock, time.perf_counter() - begun
+        computed(b - a)
+    statistics: dict[str, Statistics] = {}
+    if start:
+        # The first shard brought them. Scratch files that had to be made anew, in other batches, must not
+        # move the centre under the codes that stand already.
+        own = _stored_means(path, spec)
+    else:
+        statistics = {site.name: _merged(folder, [a for a, _ in bounds], site.name) for site in spec.sites}
+        own = {name: one.total / one.n for name, one in statistics.items()}
     centres = {name: means.get(name, own[name]) for name in own}
     strings = model.token_strings()
     with journal:
         for a, b in bounds:
-            if a < start:
-                continue
             clock, wall = clocks[a]
             begun = time.perf_counter()
             rows = {
@@ -117,8 +124,19 @@ def run_types(
     return centres
 
 
+def _stored_means(path: Path, spec: RunSpec) -> dict[str, NDArray[np.float64]]:
+    """By site, what a run that committed its first shard found."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
+            "WHERE d.run_id = ? GROUP BY ALL",
+            [spec.run_id],
+        ).fetchall()
+    return {site: np.array(mean, dtype=np.float64) for site, mean in rows}
+
+
 def clear(path: Path, run_id: str) -> None:
-    """Delete the scratch files of a run that is done."""
+    """Delete the scratch files of a run that is done, or that has not begun."""
     folder = scratch(path, run_id)
     if folder.exists():
         shutil.rmtree(folder)
@@ -137,14 +155,17 @@ def _compute(
     """Hidden states of tokens `start` .. `stop` at every site, and their statistics, into one file."""
     step = max(1, batch_tokens // (1 if bos is None else 2))
     parts: dict[str, list[torch.Tensor]] = {site.name: [] for site in spec.sites}
+
+    def keep(site: Site, x: torch.Tensor) -> None:
+        parts[site.name].append(x[:, -1].to("cpu", copy=True))
+
     for a in range(start, stop, step):
         ids = torch.arange(a, min(a + step, stop))[:, None]
         if bos is not None:
             ids = torch.cat([torch.full_like(ids, bos), ids], dim=1)
         begun = time.perf_counter()
-        model.forward(
-            ids, None, spec.sites, lambda site, x: parts[site.name].append(x[:, -1].to("cpu", copy=True))
-        )  # type: ignore[arg-type]
+        with one_pass(ids.numel()):
+            model.forward(ids, None, spec.sites, keep)  # type: ignore[arg-type]
         clock.forward_s += time.perf_counter() - begun
     begun = time.perf_counter()
     tensors: dict[str, torch.Tensor] = {}
@@ -170,7 +191,7 @@ def _readable(file: Path, spec: RunSpec, n: int) -> bool:
         return False
     try:
         with safe_open(str(file), "pt") as tensors:
-            return all(tuple(tensors.get_slice(site.name).get_shape())[0] == n for site in spec.sites)
+            return all(len(tensors.get_slice(site.name)[:, :1]) == n for site in spec.sites)
     except SafetensorError:
         return False
 

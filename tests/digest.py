@@ -1,0 +1,295 @@
+"""What several tests of the ingest jobs share: the digest of a catalogue, and commands run in forked children.
+
+A process that imports torch takes seconds to start, so `Commands` keeps one that has imported everything and
+has run nothing yet; each command runs in a child of it, as a process of its own that can be killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEFT_OUT = {
+    "model": {"added_at"},
+    "run": {"started_at", "finished_at"},
+    "shard": {"forward_s", "pack_s", "write_s", "wall_s"},
+    "index_part": {"built_at"},
+    "text_file": {"added_at"},
+}
+"""Times and durations: the only columns in which two runs over the same content may differ."""
+
+
+def digest(path: Path, without: Sequence[str] = ()) -> dict[str, tuple[int, str]]:
+    """By table of the catalogue, rows and a hash over them in sorted order. Tables in `without` are left out."""
+    from signarium.catalog import store
+
+    found = {}
+    with store.reading(path) as connection:
+        tables = connection.execute(
+            "SELECT table_name, list(column_name ORDER BY column_name) FROM information_schema.columns "
+            "WHERE table_name IN (SELECT table_name FROM duckdb_tables()) GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+        for table, columns in tables:
+            if table in without:
+                continue
+            kept = [one for one in columns if one not in LEFT_OUT.get(table, ())]
+            result = connection.execute(f"SELECT {', '.join(kept)} FROM {table} ORDER BY ALL")
+            hashed, n = hashlib.sha256(repr(kept).encode()), 0
+            while batch := result.fetchmany(20_000):
+                hashed.update(repr(batch).encode())
+                n += len(batch)
+            found[table] = n, hashed.hexdigest()
+    return found
+
+
+def rows(path: Path, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Rows of a query over the catalogue."""
+    from signarium.catalog import store
+
+    with store.reading(path) as connection:
+        return connection.execute(query, list(values)).fetchall()
+
+
+def codes(
+    path: Path, view: str, site: str, centre: str, model: str | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.uint8]]:
+    """Items, norms and codes (n, bytes) of `types`, `types_bos` or `states`, ascending by item."""
+    item = "state_id" if view == "states" else "token_id"
+    found = rows(
+        path,
+        f"SELECT {item}, norm, code FROM {view} WHERE site = ? AND centre = ? AND model = coalesce(?, model) "
+        f"ORDER BY {item}",
+        [site, centre, model],
+    )
+    assert found, (view, site, centre)
+    return (
+        np.array([row[0] for row in found]),
+        np.array([row[1] for row in found], dtype=np.float32),
+        np.frombuffer(b"".join(row[2] for row in found), np.uint8).reshape(len(found), -1),
+    )
+
+
+def sound(path: Path) -> None:
+    """Asserts that the catalogue verifies."""
+    from signarium.catalog.verify import verify
+
+    assert [one for one in verify(path) if not one.ok] == []
+
+
+# ---- commands -------------------------------------------------------------------------------------
+
+PHASES = ("create", "scratch", "forward", "commit", "index")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended: `code` is -9 if it was killed, `phase` the last one that it entered."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+    phase: str
+    peak_bytes: int
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines on stderr."""
+        return self.err.splitlines()
+
+
+class Commands:
+    """`run("ingest", ...)` is `python -m signarium ingest ...` in a child of the warm process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        env = os.environ | {
+            # Nothing listens there: a hub id fails at once, with or without a network.
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HOME": str(folder / "hub"),
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            cwd=folder,
+        )
+
+    def run(self, *args: object, **options: Any) -> Result:
+        """Run one command to its end.
+
+        Options: `shard_tokens` (size of shards), `file_bytes` (no file may grow beyond), `kill_after` (seconds)
+        or `kill_in` (phase, its how-manieth time, seconds after that), `revisions` (of the schema), `set` (values of
+        modules' names).
+        """
+        assert self._process.stdin and self._process.stdout
+        job = {"args": [str(one) for one in args], "folder": str(self._folder), **options}
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, "the warm process ended"
+        return Result(**json.loads(answer))
+
+    def close(self) -> None:
+        """End the warm process."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(30)
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[Commands]:
+    """A warm process for as long as the block."""
+    made = Commands(folder)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _serve() -> None:
+    import alembic.command  # noqa: F401
+    import duckdb_sqlalchemy  # noqa: F401
+    import torch
+    import transformers.models.gpt2.modeling_gpt2
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from signarium.catalog import index
+
+    index.faiss()
+    # Before any operation, so that there are no threads to lose in a fork.
+    torch.set_num_threads(1)
+    shared = mmap.mmap(-1, 1 + 4 * len(PHASES))
+    for line in sys.stdin:
+        job = json.loads(line)
+        shared[:] = bytes(len(shared))
+        started = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            _child(job, shared)
+        status, used = _wait(pid, job, shared, started)
+        folder = Path(job["folder"])
+        answer = {
+            "code": os.waitstatus_to_exitcode(status),
+            "out": (folder / "command.out").read_text(),
+            "err": (folder / "command.err").read_text(),
+            "seconds": time.perf_counter() - started,
+            "phase": ("start", *PHASES)[shared[0]],
+            "peak_bytes": used.ru_maxrss * 1024,
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> tuple[int, Any]:
+    after, where = job.get("kill_after"), job.get("kill_in")
+    killed, due = False, started + after if after is not None else float("inf")
+    while True:
+        done, status, used = os.wait4(pid, os.WNOHANG)
+        if done:
+            return status, used
+        now = time.perf_counter()
+        if where is not None and due == float("inf"):
+            place = 1 + 4 * PHASES.index(where[0])
+            if int.from_bytes(shared[place : place + 4], "little") >= where[1]:
+                due = now + where[2]
+        if not killed and now >= due:
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+        time.sleep(0.0005)
+
+
+def _child(job: dict[str, Any], shared: mmap.mmap) -> None:
+    import signarium.cli
+
+    code = 99
+    try:
+        folder = Path(job["folder"])
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for handle, name in ((1, "command.out"), (2, "command.err")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), handle)
+        sys.stdin = open(0)  # noqa: SIM115
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        _prepare(job, shared)
+        sys.argv = ["signarium", *job["args"]]
+        try:
+            signarium.cli.main()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 98
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
+    import signarium.catalog.index
+    import signarium.catalog.revisions
+    import signarium.ingest.journal
+    import signarium.ingest.plan
+    import signarium.ingest.states
+    import signarium.ingest.types
+    import signarium.migrations.manage
+
+    if (tokens := job.get("shard_tokens")) is not None:
+        signarium.ingest.plan._shard_tokens = lambda _: tokens
+    for name, value in job.get("set", {}).items():
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(sys.modules[module], attribute), name
+        setattr(sys.modules[module], attribute, value)
+    if (revisions := job.get("revisions")) is not None:
+        signarium.catalog.revisions.REVISIONS = tuple(revisions)
+        signarium.catalog.revisions.HEAD = revisions[-1]
+    if (limit := job.get("file_bytes")) is not None:
+        # Without the signal a write past the limit fails as on a full disk.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    def tell(owner: Any, name: str, phase: str) -> None:
+        inner: Callable[..., Any] = getattr(owner, name)
+        number = PHASES.index(phase)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            place, before = 1 + 4 * number, shared[0]
+            count = int.from_bytes(shared[place : place + 4], "little") + 1
+            shared[place : place + 4] = count.to_bytes(4, "little")
+            shared[0] = 1 + number
+            result = inner(*args, **kwargs)
+            shared[0] = before
+            return result
+
+        setattr(owner, name, wrapped)
+
+    tell(signarium.migrations.manage, "ensure", "create")
+    tell(signarium.ingest.types, "_compute", "scratch")
+    tell(signarium.ingest.states, "_shard", "forward")
+    tell(signarium.ingest.journal.Journal, "_commit", "commit")
+    tell(signarium.catalog.index, "build", "index")
+
+
+if __name__ == "__main__":
+    _serve()
