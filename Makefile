@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO   := build/demo
-# SmolLM2 runs at a few hundred tokens a second on two cores: about a minute and a half of text.
-DEMO_TOKENS ?= 32000
+# SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
+DEMO_TOKENS ?= 20000
 
 .PHONY: help setup demo test test-gpu lint docs bench clean
 .DEFAULT_GOAL := help

@@ -162,7 +162,7 @@ def search(_: Path, quick: bool) -> list[Row]:
     query = rng.integers(0, 256, (1, size), dtype=np.uint8)
     flat = index.faiss().IndexBinaryFlat(8 * size)
     flat.add(codes)
-    one = index.CodeIndex(8 * size, codes, np.array([[0, 0, n]]), flat)
+    one = index.CodeIndex(8 * size, codes, np.array([[0, 0, n]]))
     half = np.flatnonzero(rng.random(n) < 0.5)
     some = np.flatnonzero(rng.random(n) < 0.01)
     ours = median(lambda: one.search(query, 10), 30)

@@ -5,7 +5,7 @@ A shard's rows are inserted inside the caller's transaction, together with the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,16 +122,36 @@ def insert_codes(session: Session, parts: Sequence[pa.Table]) -> int:
     return int(data.num_rows)
 
 
-def read_codes(
-    connection: duckdb.DuckDBPyConnection, code_set_id: int, size: int
+def read_range(
+    connection: duckdb.DuckDBPyConnection, code_set_id: int, size: int, first: int, last: int
 ) -> tuple[NDArray[np.int64], Codes]:
-    """All items (n,) of a code set in ascending order, and their codes (n, size)."""
+    """Items (m,) from `first` to `last` of a code set in ascending order, and their codes (m, size).
+
+    Raises:
+        InvalidInput: if a code is not `size` bytes long.
+    """
     table = connection.execute(
-        "SELECT item, code FROM code_row WHERE code_set_id = ?", [code_set_id]
+        "SELECT item, code FROM code_row WHERE code_set_id = ? AND item BETWEEN ? AND ?",
+        [code_set_id, first, last],
     ).to_arrow_table()
-    items = table.column("item").to_numpy()
-    codes = code_matrix(table.column("code"), size)
+    items, codes = table.column("item").to_numpy(), code_matrix(table.column("code"), size)
     if len(items) > 1 and (np.diff(items) <= 0).any():
         order = np.argsort(items, kind="stable")
         items, codes = items[order], codes[order]
     return items, codes
+
+
+def stream_items(connection: duckdb.DuckDBPyConnection, code_set_id: int) -> Iterator[NDArray[np.int64]]:
+    """The items of a code set as they lie in the file, at most a row group at a time."""
+    reader = connection.execute(
+        "SELECT item FROM code_row WHERE code_set_id = ?", [code_set_id]
+    ).to_arrow_reader(ROW_GROUP)
+    for batch in reader:
+        yield batch.column(0).to_numpy()
+
+
+def read_codes(
+    connection: duckdb.DuckDBPyConnection, code_set_id: int, size: int
+) -> tuple[NDArray[np.int64], Codes]:
+    """All items (n,) of a code set in ascending order, and their codes (n, size), in memory."""
+    return read_range(connection, code_set_id, size, 0, np.iinfo(np.int64).max)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +38,7 @@ _GATHER_SHARE = 0.5
 """Up to this share of the rows a filter's rows are copied together; above it FAISS skips the others."""
 _GATHER_BYTES = 1 << 20
 """What is copied at once: it stays in the core's cache."""
+_CACHE = "256MB"
 _SAMPLE_ROWS = 256
 """Rows whose bytes an index file must hold to be trusted: enough to tell another code set's from its own."""
 
@@ -87,14 +88,13 @@ class CodeIndex:
     Args:
         codes: uint8 (n, bytes), in ascending order of item; a memory map of the FAISS file, or an array.
         items: what the rows stand for, as runs of consecutive items: (row, item, count), ascending.
-        flat: the FAISS index over the same codes; it owns their memory where they are mapped from its file.
         unsaved: why its files could not be written, if they could not.
     """
 
     def __init__(
-        self, width: int, codes: Codes, items: NDArray[np.int64], flat: Any = None, unsaved: str | None = None
+        self, width: int, codes: Codes, items: NDArray[np.int64], unsaved: str | None = None
     ) -> None:
-        self.width, self.codes, self._runs, self._flat = width, codes, items.reshape(-1, 3), flat
+        self.width, self.codes, self._runs = width, codes, items.reshape(-1, 3)
         self.n = len(codes)
         self.unsaved = unsaved
 
@@ -243,30 +243,28 @@ def read_manifest(path: Path, info: CodeSetInfo) -> dict[str, Any] | None:
 
 def open_index(path: Path, info: CodeSetInfo) -> CodeIndex | None:
     """The index of a code set from its files, memory-mapped; None if they are missing, stale or damaged."""
-    lib = faiss()
     manifest = read_manifest(path, info)
     if manifest is None:
         return None
     file = folder(path) / f"{info.code_set_id}.faiss"
     size = n_bytes(info.width)
+    header = _header(size, info.n)
     try:
-        offset = _header_bytes(size)
-        if file.stat().st_size != offset + info.n * size:
+        with file.open("rb") as handle:
+            begun = handle.read(len(header))
+        if begun != header or file.stat().st_size != len(header) + info.n * size:
             return None
         runs = np.array(manifest["items"], dtype=np.int64).reshape(-1, 3)
-        flat = lib.read_index_binary(str(file), lib.IO_FLAG_MMAP_IFC)
-        if (flat.ntotal, flat.code_size) != (info.n, size):
+        if manifest["sample"] != _sample(runs, file, len(header), info.n, size):
             return None
         codes: Codes = (
-            np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=(info.n, size))
+            np.memmap(file, dtype=np.uint8, mode="r", offset=len(header), shape=(info.n, size))
             if info.n
             else np.empty((0, size), np.uint8)
         )
-        if manifest["sample"] != _sample(runs, codes):
-            return None
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RuntimeError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
-    return CodeIndex(info.width, codes, runs, flat)
+    return CodeIndex(info.width, codes, runs)
 
 
 def _identity(info: CodeSetInfo) -> dict[str, Any]:
@@ -274,53 +272,106 @@ def _identity(info: CodeSetInfo) -> dict[str, Any]:
 
 
 @cache
-def _header_bytes(size: int) -> int:
-    """Bytes before the codes in a FAISS file of codes of `size` bytes."""
-    return int(faiss().serialize_index_binary(faiss().IndexBinaryFlat(8 * size)).nbytes)
+def _header(size: int, n: int) -> bytes:
+    """What FAISS writes before `n` codes of `size` bytes: that of an empty index with its two counts set."""
+    empty = faiss().serialize_index_binary(faiss().IndexBinaryFlat(8 * size)).tobytes()
+    count = n.to_bytes(8, "little")
+    # fourcc, width and size (4 bytes each), count; trained (1), metric (4); bytes of codes.
+    return empty[:12] + count + empty[20:-8] + (n * size).to_bytes(8, "little")
 
 
-def _sample(runs: NDArray[np.int64], codes: Codes) -> str:
-    """SHA-256 of the runs of items and of some rows, spread evenly."""
-    rows = np.linspace(0, len(codes) - 1, min(_SAMPLE_ROWS, len(codes))).astype(np.int64)
-    return hashlib.sha256(runs.tobytes() + codes[rows].tobytes()).hexdigest()
+def _sample(runs: NDArray[np.int64], file: Path, offset: int, n: int, size: int) -> str:
+    """SHA-256 of the runs of items and of some rows of a file, spread evenly.
+
+    Read, not mapped: the kernel may map megabytes around each row that is touched.
+    """
+    found = hashlib.sha256(runs.tobytes())
+    with file.open("rb") as handle:
+        for row in np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64).tolist():
+            found.update(os.pread(handle.fileno(), size, offset + row * size))
+    return found.hexdigest()
 
 
 def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
     """Build the index of a code set from its rows and write its files (temporary names, then renamed).
 
-    Where they cannot be written, the index is used all the same, from memory, and says why (`unsaved`).
+    The codes pass through memory a row group at a time. Where the files cannot be written, the index is used
+    all the same, from memory, and says why (`unsaved`).
 
     Raises:
         NotFound: if the catalogue does not hold the rows that its shards promise.
     """
-    lib = faiss()
     size = n_bytes(info.width)
-    items, codes = bulk.read_codes(connection, info.code_set_id, size)
-    if len(items) != info.n:
-        raise NotFound("complete code set", str(info.code_set_id), todo="run `signarium db verify`")
-    starts = np.flatnonzero(np.diff(items, prepend=items[:1] - 2) != 1)
-    counts = np.diff(np.append(starts, len(items)))
-    runs = np.stack([starts, items[starts], counts], axis=1).astype(np.int64)
-    flat = lib.IndexBinaryFlat(8 * size)
-    flat.add(codes)
+    runs = _runs(connection, info)
+    header = _header(size, info.n)
     home = folder(path)
     try:
         home.mkdir(exist_ok=True)
         with renamed(home / f"{info.code_set_id}.faiss") as temporary:
-            lib.write_index_binary(flat, str(temporary))
-            # FAISS does not notice a disk that fills up as the file is closed.
-            if temporary.stat().st_size != _header_bytes(size) + codes.nbytes:
+            with temporary.open("wb") as file:
+                file.write(header)
+                for _, first, last in _chunks(runs):
+                    file.write(bulk.read_range(connection, info.code_set_id, size, first, last)[1].tobytes())
+            if temporary.stat().st_size != len(header) + info.n * size:
                 raise OSError("it was cut short")
+            sample = _sample(runs, temporary, len(header), info.n, size)
         with renamed(home / f"{info.code_set_id}.json") as temporary:
-            temporary.write_text(
-                json.dumps({**_identity(info), "sample": _sample(runs, codes), "items": runs.tolist()})
-            )
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[-1]
-        return CodeIndex(info.width, codes, runs, flat, unsaved=str(reason))
-    return open_index(path, info) or CodeIndex(
-        info.width, codes, runs, flat, unsaved="it changed while it was written"
-    )
+            temporary.write_text(json.dumps({**_identity(info), "sample": sample, "items": runs.tolist()}))
+        unsaved = "it changed while it was written"
+        if (opened := open_index(path, info)) is not None:
+            return opened
+    except OSError as error:
+        unsaved = str(getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[-1])
+    _, codes = bulk.read_codes(connection, info.code_set_id, size)
+    return CodeIndex(info.width, codes, runs, unsaved)
+
+
+def _runs(connection: duckdb.DuckDBPyConnection, info: CodeSetInfo) -> NDArray[np.int64]:
+    """Runs of consecutive items of a code set as (row, item, count), ascending by item."""
+    firsts, counts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for items in bulk.stream_items(connection, info.code_set_id):
+        starts = np.flatnonzero(np.diff(items, prepend=items[:1] - 2) != 1)
+        firsts.append(items[starts])
+        counts.append(np.diff(np.append(starts, len(items))))
+    first, count = np.concatenate(firsts), np.concatenate(counts)
+    order = np.argsort(first, kind="stable")
+    first, count = first[order], count[order]
+    if int(count.sum()) != info.n or (first[1:] < first[:-1] + count[:-1]).any():
+        raise NotFound("complete code set", str(info.code_set_id), todo="run `signarium db verify`")
+    # Parts of one text that were read apart lie side by side again.
+    joined = np.flatnonzero(np.concatenate([[True], first[1:] != first[:-1] + count[:-1]])[: len(first)])
+    total = np.add.reduceat(count, joined) if len(joined) else count
+    row = np.concatenate([[0], np.cumsum(total)[:-1]])[: len(total)]
+    return np.stack([row, first[joined], total], axis=1).astype(np.int64)
+
+
+def _chunks(runs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """A code set in parts of about a row group: (first row, first item, last item), ascending."""
+    pending: list[list[int]] = []
+    for row, item, count in runs.tolist():
+        for start in range(0, count, bulk.ROW_GROUP):
+            pending.append([row + start, item + start, min(bulk.ROW_GROUP, count - start)])
+            if sum(one[2] for one in pending) >= bulk.ROW_GROUP:
+                yield pending[0][0], pending[0][1], pending[-1][1] + pending[-1][2] - 1
+                pending = []
+    if pending:
+        yield pending[0][0], pending[0][1], pending[-1][1] + pending[-1][2] - 1
+
+
+def agrees(one: CodeIndex, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether an index holds exactly the catalogue's codes, byte for byte."""
+    try:
+        runs = _runs(connection, info)
+    except NotFound:
+        return False
+    for row, first, last in _chunks(runs):
+        items, codes = bulk.read_range(connection, info.code_set_id, n_bytes(info.width), first, last)
+        rows = np.arange(row, row + len(items))
+        if len(codes) > one.n - row or not np.array_equal(one.items_of(rows), items):
+            return False
+        if not np.array_equal(one.codes[row : row + len(items)], codes):
+            return False
+    return True
 
 
 def get(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
@@ -329,9 +380,10 @@ def get(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) ->
 
 
 def build_all(path: Path, model_id: str | None = None) -> list[str]:
-    """Build the indexes that are missing or stale, of one model or of all, and record them.
+    """Build the indexes that are missing, stale or damaged and record them.
 
-    The caller holds `store.job_lock`. Returns what could not be done, in words.
+    Of one model's code sets those whose files do not open; without `model_id` every one whose files are not
+    byte for byte what the catalogue holds. The caller holds `store.job_lock`. Returns what could not be done.
     """
     from . import schema
 
@@ -342,10 +394,14 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
     built, failed = [], []
     _sweep(path)
     with store.reading(path) as connection:
+        # Blocks that were read once stay in DuckDB's cache, which would otherwise grow to most of the memory.
+        connection.execute(f"SET memory_limit = '{_CACHE}'")
         condition, values = ("r.model_id = ?", [model_id]) if model_id else ("true", [])
         recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
         for info in describe(connection, condition, values):
             one = get(path, info, connection)
+            if model_id is None and one.unsaved is None and not agrees(one, info, connection):
+                one = build(path, info, connection)
             if one.unsaved is not None:
                 failed.append(f"the index of code set {info.code_set_id} was not written ({one.unsaved})")
             elif (info.code_set_id, info.n) not in recorded:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from . import bulk, index, store
-from .codes import n_bytes
+from . import index, store
 from .errors import InvalidInput, SignariumError
 
 if TYPE_CHECKING:
@@ -163,15 +160,9 @@ def _indexes(path: Path, connection: duckdb.DuckDBPyConnection) -> Finding:
         looked += 1
         one = index.open_index(path, info)
         try:
-            items, codes = bulk.read_codes(connection, info.code_set_id, n_bytes(info.width))
+            same = one is not None and index.agrees(one, info, connection)
         except InvalidInput:
             # A code of another length, which has a finding of its own.
-            wrong += 1
-            continue
-        same = (
-            one is not None
-            and np.array_equal(codes, one.codes)
-            and np.array_equal(items, one.items_of(np.arange(one.n)))
-        )
+            same = False
         wrong += not same
     return Finding(check, looked, wrong)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -350,3 +352,34 @@ def test_opened_files_search_with_filters(catalogue: small.Small) -> None:
     for rows in (np.array([4]), np.arange(0, 60, 2), np.arange(1, 60)):
         distances, found = one.search(codes[:1], 7, rows)
         assert list(zip(distances[0], found[0], strict=True)) == plain(codes, items, codes[0], 7, rows)
+
+
+def test_memory_to_build_does_not_grow_with_the_codes(tmp_path: Path) -> None:
+    # Four times the codes are 54 MB more of them; held in memory they would show at least once.
+    make = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from synthetic import build
+build(Path(sys.argv[1]), states=int(sys.argv[3]), types=300, indexes=False)
+"""
+    measure = """
+import resource, sys
+from pathlib import Path
+from signarium.catalog import index
+index._CACHE = "16MB"
+assert index.build_all(Path(sys.argv[1]), sys.argv[2]) == []
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    benchmarks = Path(index.__file__).resolve().parents[1] / "benchmarks"
+    peaks = []
+    for n in (250_000, 1_000_000):
+        path = tmp_path / f"{n}.duckdb"
+        subprocess.run([sys.executable, "-c", make, str(path), str(benchmarks), str(n)], check=True)
+        with store.reading(path) as connection:
+            model = str((connection.execute("SELECT model_id FROM model").fetchone() or [""])[0])
+        done = subprocess.run(
+            [sys.executable, "-c", measure, str(path), model], check=True, capture_output=True
+        )
+        peaks.append(int(done.stdout) * 1024)
+    assert peaks[1] - peaks[0] < 25e6, peaks
