@@ -12,6 +12,7 @@ Every command of the command line is a function or a method here, with the same 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,8 +93,8 @@ class Catalogue:
 
         `within` is the command line's `--in`: states, types or types_bos. What is not given is chosen: the
         only model, states if there are any (types for a `type:`), the middle one of its resid_post sites, the
-        centre mean for types and zero for states; `.target` of the answer says what it was. `where` is a condition over
-        the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
+        centre mean for types and zero for states; `.target` of the answer says what it was. `where` is a
+        condition over the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
         last token it is otherwise. Only free text loads the model, and torch with it.
 
         Returns:
@@ -110,14 +111,16 @@ class Catalogue:
 
             raise InvalidInput("--position belongs to free text", "leave it out for a stored item")
 
+        searched: list[str] = []
+
         def encode(target: Target) -> Codes:
             from .ingest.encode import encode_text
 
-            return encode_text(
-                self.path, target.model, target.site, target.centre, query, position, device
-            ).code
+            found = encode_text(self.path, target.model, target.site, target.centre, query, position, device)
+            searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
+            return found.code
 
-        return nearest.nearest(
+        answer = nearest.nearest(
             self.path,
             query,
             within=within,
@@ -129,6 +132,7 @@ class Catalogue:
             approximate=approximate,
             encode=encode,
         )
+        return replace(answer, query=searched[0]) if searched else answer
 
     def models(self) -> pa.Table:
         """The view `models`, by name."""
@@ -176,7 +180,7 @@ class Catalogue:
         return findings
 
     def index(self) -> list[str]:
-        """Build the indexes that are missing or stale; what could not be done, in words."""
+        """Build the indexes that are missing, stale or damaged; what could not be done, in words."""
         from .catalog import store
         from .catalog.index import build_all
 

@@ -92,9 +92,7 @@ def output_options(command: F) -> F:
 
 def model_option(command: F) -> F:
     """`--model`."""
-    return click.option(
-        "--model", metavar="NAME", help="One model of the catalogue; needed by `nearest` if it has several."
-    )(command)
+    return click.option("--model", metavar="NAME", help="One model of the catalogue.")(command)
 
 
 def _width() -> int | None:
@@ -186,7 +184,7 @@ def _open(path: Path) -> Any:
 @click.option(
     "--sites",
     metavar="SPEC",
-    help="Such as `resid_post.8,16;k.8;ffn.*`.  [default: five evenly spaced resid_post]",
+    help="Such as `resid_post.8,16;k.0-3;ffn.*`.  [default: five evenly spaced resid_post]",
 )
 @click.option(
     "--stages", metavar="LIST", help="Of types,states.  [default: types, and states if there is a text]"
@@ -216,7 +214,7 @@ def _open(path: Path) -> Any:
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="auto: that of the stored weights; float32 for GGUF.",
+    help="auto: that of the stored weights, on a CPU float32 for float16; float32 for GGUF.",
 )
 @click.option(
     "--batch-tokens",
@@ -304,6 +302,14 @@ class _Display:
         self._stop()
         if self._terminal:
             _say(f"{what} ...")
+
+    def counted(self, name: str, tokens: int) -> None:
+        """See `ingest.run.Progress`."""
+        now = time.monotonic()
+        if now - self._said >= (1.0 if self._terminal else self._EVERY_S):
+            if self._said:
+                click.echo(f"{name}: {tokens:,} tokens counted", err=self._terminal)
+            self._said = now
 
     def planned(self, estimate: Estimate) -> None:
         """See `ingest.run.Progress`."""
@@ -441,7 +447,7 @@ def sql(
 @click.option(
     "--approximate",
     is_flag=True,
-    help="Search a part of the codes, chosen by an IVF index; says the recall measured.",
+    help="Search a part of the codes, chosen by an IVF index; says the recall measured. Not with --where.",
 )
 @click.option("--device", default="auto", show_default=True, help="For free text.")
 @output_options
@@ -529,7 +535,10 @@ def db_verify(db: Path, model: str | None, format_: str, output: Path | None) ->
     broken = [one.check for one in findings if not one.ok]
     if broken:
         raise SignariumError(
-            f"{db} is not sound: {'; '.join(broken)}", "restore it from a copy, or ingest again"
+            f"{db} is not sound: {'; '.join(broken)}",
+            "run `signarium db index`"
+            if all(one.startswith("index files") for one in broken)
+            else "restore it from a copy, or ingest again",
         )
 
 
@@ -544,7 +553,7 @@ def db_upgrade(db: Path) -> None:
 @db_group.command("index")
 @click.pass_obj
 def db_index(db: Path) -> None:
-    """Build the search indexes that are missing or stale, and delete those of nothing."""
+    """Build the search indexes that are missing, stale or damaged, and delete those of nothing."""
     for note in _open(db).index():
         _say(note)
     _say(f"the indexes of {db} are complete")

@@ -1,4 +1,4 @@
-"""What the README and the issues promise about speed and size, measured on this machine, side by side in one run.
+"""What the README says about speed and size, measured on this machine, side by side in one run.
 
     python benchmarks/run.py [--quick] [--only ingest,load,search,commands]
 

@@ -1,7 +1,7 @@
 """The tables. They may change from one revision to the next; what stays are the views (`views.py`).
 
-Tables are named in the singular, views in the plural. No foreign keys, no secondary indexes and no
-sequences: `platform` facts about DuckDB say that each blocks later migrations, and ids come from content.
+Tables are named in the singular, views in the plural. No foreign keys and no secondary indexes: DuckDB
+refuses to alter a table that has one. No sequences: ids come from content.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ from datetime import datetime
 
 from sqlalchemy import REAL, BigInteger, Column, DateTime, Double, Integer, LargeBinary, String, Table
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from .revisions import HEAD as HEAD
-from .revisions import REVISIONS as REVISIONS
 
 BLOCK_BYTES = 65_536
 """Block size of a new file. Each small table fills a block of its own; DuckDB's default of 256 KiB makes a small

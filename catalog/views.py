@@ -80,7 +80,7 @@ VIEWS: tuple[View, ...] = (
         "models",
         "One row a model: its weights, its tokenizer, its float type.",
         {
-            "model_id": "from the content of weights and tokenizer",
+            "model_id": "from the content of weights and tokenizer, and the float type",
             "name": "what every other view calls `model`",
             "source": "Hugging Face id, folder or file that it was read from",
             "revision": "commit of the hub repository, if it came from one",
@@ -90,7 +90,7 @@ VIEWS: tuple[View, ...] = (
             "d_ffn": "width of the FFN's hidden layer",
             "vocab_size": "rows of the token embedding",
             "dtype": "float type that it was run in",
-            "weights_sha256": "over names, types, shapes and bytes of the tensors",
+            "weights_sha256": "over names, types, shapes and bytes of the tensors; of the file, for GGUF",
             "tokenizer_sha256": "over the tokenizer's definition",
             "random_init_seed": "set if the weights are random: a control",
             "added_at": "UTC",

@@ -32,8 +32,8 @@ def cli_page() -> str:
     parts = ["# The command line", NOTE]
     for name, command in [("", cli), *commands(cli)]:
         full = f"signarium {name}".strip()
-        parent = click.Context(cli, info_name="signarium")
-        context = parent if command is cli else click.Context(command, info_name=name, parent=parent)
+        settings = cli.context_settings
+        context = click.Context(command, info_name=full, **settings)
         context.max_content_width = context.terminal_width = 100
         parts.append(f"## `{full}`\n\n```text\n{command.get_help(context)}\n```")
     return "\n\n".join(parts) + "\n"

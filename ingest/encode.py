@@ -16,6 +16,7 @@ from .forward import Clock, run_batch
 from .model import LoadedModel, load_model
 from .pack import Collector
 from .sites import Site
+from .text import token_ids
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Encoded:
     """A text's token and its code at one site: uint8 (bytes,)."""
 
     code: Codes
-    tokens: list[str]
+    token: str
     position: int
+    n_tokens: int
 
 
 def reload(path: Path, name: str, device: str = "auto") -> LoadedModel:
@@ -93,7 +95,7 @@ def encode_text(
     model = reload(path, name, device)
     where = Site.from_name(site)
     prefix, suffix = model.tokenizer_adds()
-    ids = [*prefix, *model.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids]
+    ids = [*prefix, *token_ids(model.tokenizer, text)]
     if len(ids) == len(prefix):
         raise InvalidInput("the text holds no token", "search for some words")
     last = len(ids) - 1
@@ -112,8 +114,8 @@ def encode_text(
         shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
     collector = Collector(len(ids), {site: model.width_of(where)}, {site: {centre: shift}})
     run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
-    strings = model.token_strings()
-    return Encoded(collector.close()[site].codes[centre][chosen], [strings[one] for one in ids], chosen)
+    token = model.tokenizer.decode([ids[chosen]])
+    return Encoded(collector.close()[site].codes[centre][chosen], token, chosen, len(ids))
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class Journal:
     in the thread is raised by the next `submit`, or at the end of the block.
     """
 
-    def __init__(self, path: Path, spec: RunSpec, committed: Callable[[int], None]) -> None:
-        self.path, self.spec, self._committed = path, spec, committed
+    def __init__(self, path: Path, spec: RunSpec) -> None:
+        self.path, self.spec = path, spec
         self._queue: queue.Queue[Shard | None] = queue.Queue(maxsize=1)
         self._error: BaseException | None = None
         self._late_s = 0.0
@@ -122,6 +122,7 @@ class Journal:
             run = session.get(schema.Run, spec.run_id)
             if run is not None:
                 run.failure = run.finished_at = None
+                run.device, run.versions = device, versions()
                 shards = session.query(schema.Shard).filter_by(run_id=spec.run_id).all()
                 return max((one.start + one.n for one in shards), default=0)
             session.add(
@@ -225,4 +226,3 @@ class Journal:
                 )
             )
         self._late_s = time.perf_counter() - started - inserted
-        self._committed(shard.tokens)

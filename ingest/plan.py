@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 JOBS = {"types": "type", "types_bos": "type_bos", "states": "state"}
 """The jobs of this module's plans, and the subject of the codes that each one writes."""
 
-Unit = tuple[str, str]
-"""A site's name and a centre."""
-
 
 @dataclass(frozen=True)
 class TextPlan:
@@ -254,7 +251,7 @@ def place_texts(
     files: Sequence[texts.TextFile],
     context: int,
     limit: int | None,
-    counted: Callable[[texts.TextFile, texts.Counts], None],
+    counted: Callable[[str, int], None],
 ) -> list[TextPlan]:
     """Count the windows of each text, up to `limit` tokens in all, and find, or choose, its range of ids.
 
@@ -282,9 +279,8 @@ def place_texts(
                 prefix,
                 suffix,
                 left,
-                lambda so_far, file=file: counted(file, so_far),  # type: ignore[misc]
+                lambda so_far, name=file.name: counted(name, so_far.n_tokens),  # type: ignore[misc]
             )
-        counted(file, counts)
         tokens += counts.n_tokens
         if counts.n_tokens >= 1 << 32:
             raise InvalidInput(f"{file.name} has more than 2**32 tokens", "split it")
@@ -420,7 +416,7 @@ def _new_spec(
 
 # ---- size ---------------------------------------------------------------------------------------
 # DuckDB's storage, measured: an uncompressed code costs its bytes and a 4-byte offset, a norm 4 bytes; item and
-# code_set_id compress to nearly nothing. A column fills blocks of 256 KiB, and since every shard is committed
+# code_set_id compress to nearly nothing. A column fills blocks of 64 KiB, and since every shard is committed
 # and checkpointed by itself, its last blocks stay part empty.
 
 _BLOCK = schema.BLOCK_BYTES

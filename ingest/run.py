@@ -76,6 +76,9 @@ class Progress(Protocol):
     def loading(self, what: str) -> None:
         """Something slow without a measure begins."""
 
+    def counted(self, name: str, tokens: int) -> None:
+        """So many tokens of the text called `name` were counted so far."""
+
     def planned(self, estimate: Estimate) -> None:
         """The size is known; nothing has been written."""
 
@@ -93,6 +96,9 @@ class Silent:
     """A `Progress` that hears and says nothing."""
 
     def loading(self, what: str) -> None:
+        """See `Progress`."""
+
+    def counted(self, name: str, tokens: int) -> None:
         """See `Progress`."""
 
     def planned(self, estimate: Estimate) -> None:
@@ -250,7 +256,7 @@ def _ingest(
             plans += plan_types(model, known, sites, bos=True)
     if "states" in stages:
         progress.loading("counting tokens")
-        placed = place_texts(path, model, files, context, max_tokens, lambda _, __: None)
+        placed = place_texts(path, model, files, context, max_tokens, progress.counted)
         centred = [one.name for one in sites] if "types" in stages else list(known.means)
         plans += plan_states(model, known, sites, placed, context, centred)
     estimate = _estimate(path, model, known, plans, tuple(one.name for one in sites))
@@ -336,7 +342,7 @@ def _run(
     from .states import run_states
     from .types import clear, run_types
 
-    journal = Journal(path, plan.spec, lambda _: None)
+    journal = Journal(path, plan.spec)
     old = next((one for one in known.runs if one.spec.run_id == plan.spec.run_id), None)
     if old is None:
         # Of a catalogue that lay here before: whatever made them need not be what runs now.

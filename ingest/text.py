@@ -208,6 +208,14 @@ def _slow(file: TextFile, tokenizer: Any, room: int) -> Iterator[_Cut]:
             yield source, chunk, ids[i : i + room], decoded(ids[i : i + room])
 
 
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of one short text as `windows` cuts it: whole, without special tokens."""
+    backend = _backend(tokenizer)
+    if backend is None:
+        return list(tokenizer(text, add_special_tokens=False, truncation=False, padding=False).input_ids)
+    return list(backend.encode(text, add_special_tokens=False).ids)
+
+
 def take(windows: Iterator[Window], max_tokens: int | None) -> Iterator[Window]:
     """Windows up to and with the one that reaches `max_tokens` tokens, special ones counted; None takes all.
 

@@ -14,6 +14,7 @@ import os
 import struct
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,7 @@ def _fetch(model_id: str, revision: str | None, weights: bool) -> Path:
 def brief(error: BaseException) -> str:
     """An error of another library, on one short line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:200]
+    return textwrap.shorten(f"{type(error).__name__}: {text}", 200, placeholder=" ...")
 
 
 # ---- refusing -----------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ class Answer:
     table: pa.Table
     searched: int
     recall: float | None = None
+    query: str | None = None
+    """Of a free text, the token that was searched."""
 
 
 def answer_rows(
@@ -248,4 +250,4 @@ def summary(answer: Answer) -> str:
     line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} codes of {target.width} bits"
     if answer.recall is not None:
         line += f"; approximate, recall {answer.recall:.3f} measured on this code set"
-    return line
+    return line if answer.query is None else f"{line}; searched {answer.query}"

@@ -68,6 +68,7 @@ def nearest(
     stored = parse_query(query)
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
+    _check_approximate(approximate, where)
     prefer = "types" if stored is not None and stored.kind == "type" else "states"
     if stored is None and encode is None:
         raise InvalidInput(f"{query!r} is free text", "name a stored item: type:TOKEN, state:ID or code:HEX")
@@ -93,16 +94,22 @@ def search(
     """The `k` codes of `target` nearest to `code`, uint8 (bytes,), among the rows for which `where` holds.
 
     `where` is one boolean expression over the columns of the view searched, with subqueries over the
-    catalogue's views at most. `approximate` counts without `where` only: a filtered search is exact.
+    catalogue's views at most; it does not go with `approximate`.
 
     Raises:
         InvalidInput: if `k` is not positive, or `where` is anything else or fails on a row.
     """
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
+    _check_approximate(approximate, where)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
         return _search(path, connection, target, code, k, parsed, approximate)
+
+
+def _check_approximate(approximate: bool, where: str | None) -> None:
+    if approximate and where is not None:
+        raise InvalidInput("--approximate cannot be filtered", "leave out --approximate or --where")
 
 
 def _search(

@@ -53,6 +53,9 @@ class Target:
 _EXAMPLES = {"type": "TOKEN", "state": "ID", "code": "HEX"}
 
 
+_NOT_YET = ("feature", "neuron", "direction")
+
+
 def parse_query(text: str) -> StoredQuery | None:
     """What `type:" king"`, `state:123` or `code:HEX` names; None for free text.
 
@@ -63,7 +66,13 @@ def parse_query(text: str) -> StoredQuery | None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidInput("the query is no valid Unicode text", "write it as UTF-8") from None
+    if not text.strip():
+        raise InvalidInput("the query is empty", "give a text, or type:TOKEN, state:ID or code:HEX")
     kind, colon, value = text.partition(":")
+    if colon and kind in _NOT_YET and value.strip().replace("/", "").isdecimal():
+        raise InvalidInput(
+            f"{text!r} names a {kind}, and this version stores none", "search a type:, state: or code:"
+        )
     if not colon or kind not in _EXAMPLES:
         return None
     if kind == "type" and len(value) >= 2 and value[0] == value[-1] == '"':

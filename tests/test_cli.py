@@ -408,3 +408,23 @@ def test_python_m_signarium(catalogue: Made) -> None:
     done = process("models", "list", "--format", "csv", SIGNARIUM_DB=str(catalogue.path))
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 3
     assert process("--version").stdout.split()[-1] == __version__
+
+
+# ---- progress -------------------------------------------------------------------------------------
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from signarium.cli import _Display
+
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with _Display() as display:
+        display.started("states", 10_000, 1000)
+        for _ in range(4):
+            now[0] += 10
+            display.computed(1000)
+        display.ended()
+    # 3,000 tokens in 30 s: 100 a second, and 6,000 are left; what was done before does not count as speed.
+    assert capsys.readouterr() == ("states: 4,000 of 10,000 tokens, 100 tokens/s, 1:00 left\n", "")

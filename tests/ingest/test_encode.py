@@ -53,7 +53,8 @@ def test_free_text_has_the_code_of_the_state_that_it_is(home: Path) -> None:
                 # Without a position it is the last token of the text, before a [SEP].
                 expected = CONTEXT - 1 - special if position is None else position % CONTEXT
                 assert found.position == expected
-                assert found.tokens == [row[1] for row in stored]
+                assert found.n_tokens == CONTEXT
+                assert found.token.strip() == stored[expected][1].strip()
                 assert found.code.tobytes() == stored[expected][0], (site, centre, position)
 
 

@@ -61,8 +61,7 @@ def test_a_spec_knows_its_sites() -> None:
 
 
 def test_a_run_from_beginning_to_end(path: Path) -> None:
-    heard: list[int] = []
-    journal = Journal(path, SPEC, heard.append)
+    journal = Journal(path, SPEC)
     assert journal.begin(model(), "cpu", texts()) == 0
     status = "SELECT status, tokens, finished_at IS NULL FROM runs"
     assert rows(path, status) == [("running", 0, True)]
@@ -70,10 +69,9 @@ def test_a_run_from_beginning_to_end(path: Path) -> None:
     with journal:
         journal.submit(shard(0, 4))
         journal.submit(shard(4, 3))
-    assert heard == [40, 30]
     assert rows(path, status) == [("running", 70, True)]
     # Begun again: goes on after the last shard, and nothing is recorded twice.
-    again = Journal(path, SPEC, heard.append)
+    again = Journal(path, SPEC)
     assert again.begin(model(), "cpu", texts()) == 7
     with again:
         again.submit(shard(7, 1))
@@ -84,12 +82,12 @@ def test_a_run_from_beginning_to_end(path: Path) -> None:
     counts = "SELECT (SELECT count(*) FROM {}), (SELECT count(*) FROM {}), (SELECT count(*) FROM {})"
     assert rows(path, counts.format("site", "code_set", "run_text")) == [(2, 3, 2)]
     # A finished run that is gone on with is running until it ends.
-    assert Journal(path, SPEC, heard.append).begin(model(), "cpu", texts()) == 8
+    assert Journal(path, SPEC).begin(model(), "cpu", texts()) == 8
     assert rows(path, status) == [("running", 80, True)]
 
 
 def test_failed_and_then_resumed(path: Path) -> None:
-    journal = Journal(path, SPEC, lambda _: None)
+    journal = Journal(path, SPEC)
     journal.begin(model(), "cpu", texts())
     journal.fail("the sky fell")
     assert rows(path, "SELECT status, failure FROM runs JOIN run USING (run_id)") == [
@@ -102,12 +100,12 @@ def test_failed_and_then_resumed(path: Path) -> None:
 
 
 def test_a_run_that_never_began_cannot_be_recorded_as_failed(path: Path) -> None:
-    Journal(path, SPEC, lambda _: None).fail("before it began")
+    Journal(path, SPEC).fail("before it began")
     assert rows(path, "SELECT count(*) FROM runs") == [(0,)]
 
 
 def test_an_error_of_the_thread_reaches_the_caller_and_stops_the_rest(path: Path) -> None:
-    journal = Journal(path, SPEC, lambda _: None)
+    journal = Journal(path, SPEC)
     journal.begin(model(), "cpu", texts())
     written: list[int] = []
 
@@ -129,7 +127,7 @@ def test_an_error_of_the_thread_reaches_the_caller_and_stops_the_rest(path: Path
 
 
 def test_an_error_at_the_last_shard_is_raised_at_the_end(path: Path) -> None:
-    journal = Journal(path, SPEC, lambda _: None)
+    journal = Journal(path, SPEC)
     journal.begin(model(), "cpu", texts())
 
     def breaks(_: Session) -> None:
@@ -141,7 +139,7 @@ def test_an_error_at_the_last_shard_is_raised_at_the_end(path: Path) -> None:
 
 
 def test_an_error_of_the_caller_keeps_what_was_submitted(path: Path) -> None:
-    journal = Journal(path, SPEC, lambda _: None)
+    journal = Journal(path, SPEC)
     journal.begin(model(), "cpu", texts())
     with pytest.raises(ZeroDivisionError), journal:
         journal.submit(shard(0, 1, lambda _: time.sleep(0.1)))
@@ -152,7 +150,7 @@ def test_an_error_of_the_caller_keeps_what_was_submitted(path: Path) -> None:
 
 def test_the_caller_waits_when_writing_is_slower(path: Path) -> None:
     # At most one shard waits while another is written: memory is that of three.
-    journal = Journal(path, SPEC, lambda _: None)
+    journal = Journal(path, SPEC)
     journal.begin(model(), "cpu", texts())
     go, submitted = threading.Event(), list[int]()
 

@@ -17,7 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from signarium.catalog import schema, store, verify, views
+from signarium.catalog import revisions, schema, store, verify, views
 from signarium.catalog.errors import (
     CatalogueMissing,
     CatalogueTooNew,
@@ -85,8 +85,8 @@ def test_autogenerate_finds_nothing(filled: small.Small) -> None:
 
 
 def test_the_history_is_the_one_that_readers_know() -> None:
-    assert manage.revisions() == schema.REVISIONS
-    assert schema.REVISIONS[-1] == schema.HEAD
+    assert manage.revisions() == revisions.REVISIONS
+    assert revisions.REVISIONS[-1] == revisions.HEAD
 
 
 def test_every_revision_on_a_file_with_rows(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_ensure_twice(tmp_path: Path) -> None:
     assert manage.ensure(path) is False
     assert path.read_bytes() == before
     assert names(path) == ["c.duckdb"]
-    assert revision(path) == schema.HEAD
+    assert revision(path) == revisions.HEAD
     assert len(before) < 1_000_000
 
 
@@ -331,7 +331,7 @@ def test_kill_while_it_is_made(tmp_path: Path) -> None:
         child.communicate()
         seen.add(path.exists())
         if path.exists():
-            assert revision(path) == schema.HEAD
+            assert revision(path) == revisions.HEAD
         manage.ensure(path)
         assert names(path) == ["c.duckdb"]
         assert counts(path)["model"] == 0

@@ -431,8 +431,15 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
     assert answer.recall is not None and 0 <= answer.recall <= 1
     assert all(exact[item] == distance for distance, item in answered(answer))
     assert "recall" in nearest.summary(answer)
-    filtered = c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
-    assert filtered.recall is None and "recall" not in nearest.summary(filtered)
+    with pytest.raises(InvalidInput, match="cannot be filtered: leave out --approximate or --where"):
+        c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "feature:17", "neuron:12/305", "direction:3"])
+def test_what_cannot_be_searched_is_said_before_a_model_is_loaded(c: signarium.Catalogue, text: str) -> None:
+    with pytest.raises(InvalidInput, match="is empty|this version stores none"):
+        c.nearest(text, **AT)
+    assert nearest.parse_query("feature: a thing") is None
 
 
 def test_an_index_that_holds_other_items_is_said(catalogue_copy: Path) -> None:

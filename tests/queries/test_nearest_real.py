@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import tiny
 
 import signarium
 
@@ -28,10 +30,10 @@ FAMILY = {
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> signarium.Catalogue:
-    assert MODEL.is_file(), f"{MODEL} is missing: run `make setup`"
     path = tmp_path_factory.mktemp("real") / "c.duckdb"
-    # The forward pass stops after the first block.
-    signarium.ingest(path, str(MODEL), name="smol", sites="embed;resid_post.0", stages=["types"])
+    # Loaded once for all tests; the forward pass stops after the first block.
+    with patch("signarium.ingest.model.load_model", lambda *_, **__: tiny.smollm2()):
+        signarium.ingest(path, str(MODEL), name="smol", sites="embed;resid_post.0", stages=["types"])
     return signarium.open(path)
 
 

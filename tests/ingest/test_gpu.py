@@ -1,0 +1,66 @@
+"""What a device computes is what the CPU computes, but for bits that the float type decides.
+
+`make test-gpu` runs these on CUDA. The same checks run with the CPU in both places, so that they are known to work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+import signarium
+from signarium.catalog import store
+from signarium.catalog.codes import hamming
+from signarium.ingest.encode import encode_text, recheck_types
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+MOST_FLIPPED = 1e-3
+"""In float32, of random models: kernels differ in the order of their sums alone."""
+
+
+def codes(path: Path) -> dict[tuple[str, str, str], tuple[list[int], np.ndarray]]:
+    with store.reading(path) as connection:
+        sets = connection.execute("SELECT code_set_id, site, subject, centre FROM code_sets").fetchall()
+        found = {}
+        for ident, *key in sets:
+            rows = connection.execute(
+                "SELECT item, code FROM code_row WHERE code_set_id = ? ORDER BY item", [ident]
+            ).fetchall()
+            found[tuple(key)] = [row[0] for row in rows], np.array([list(row[1]) for row in rows], np.uint8)
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
+def test_an_ingest_is_that_of_the_cpu(architecture: str, device: str, tmp_path: Path) -> None:
+    model = tiny.folder(tmp_path, architecture)
+    # Windows of many lengths, so that batches are padded.
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(f'{{"text": "{"The king saw 12 ships. " * n}"}}\n' for n in range(1, 9)))
+    paths = []
+    for where in ("cpu", device):
+        paths.append(tmp_path / f"{len(paths)}.duckdb")
+        signarium.ingest(
+            paths[-1],
+            str(model),
+            text=[text],
+            context=48,
+            sites="resid_post.*",
+            device=where,
+            dtype="float32",
+        )
+    expected, found = codes(paths[0]), codes(paths[1])
+    assert found.keys() == expected.keys() and len(found) > 4
+    for key, (items, rows) in expected.items():
+        assert found[key][0] == items
+        assert hamming(found[key][1], rows).sum() <= MOST_FLIPPED * rows.size * 8, key
+    name = model.name
+    for one in recheck_types(paths[1], name):
+        assert one.flipped <= MOST_FLIPPED * one.bits
+    shown = encode_text(paths[1], name, "resid_post.1", "zero", "The king saw 12", device=device)
+    plain = encode_text(paths[0], name, "resid_post.1", "zero", "The king saw 12", device="cpu")
+    assert (shown.token, shown.position, shown.n_tokens) == (plain.token, plain.position, plain.n_tokens)
+    assert int(hamming(shown.code, plain.code)) <= 1
