@@ -437,7 +437,7 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
 
 @pytest.mark.parametrize("text", ["", "  \n", "feature:17", "neuron:12/305", "direction:3"])
 def test_what_cannot_be_searched_is_said_before_a_model_is_loaded(c: signarium.Catalogue, text: str) -> None:
-    with pytest.raises(InvalidInput, match="is empty|this version stores none"):
+    with pytest.raises(InvalidInput, match=r"is empty|this version stores none"):
         c.nearest(text, **AT)
     assert nearest.parse_query("feature: a thing") is None
 
