@@ -1,4 +1,8 @@
-"""Signs, norms and statistics of hidden states, taken where the model runs: only bits and norms leave the device."""
+"""Signs, norms and statistics of hidden states.
+
+Those of a text's states are taken where the model runs, and only bits and norms leave the device (`Collector`).
+Those of types need a mean that is known at the end only, so their floats are kept meanwhile (`types.py`).
+"""
 
 from __future__ import annotations
 
