@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ _resumes = False
 
 def main() -> NoReturn:
     """Entry point: errors are one line on stderr and exit code 1."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         from .catalog.errors import SignariumError
 
@@ -57,6 +59,11 @@ def main() -> NoReturn:
         if type(error).__module__.partition(".")[0] not in ("duckdb", "_duckdb"):
             raise
         _fail(" ".join(str(error).split())[:600])
+
+
+def _terminate(*_: object) -> NoReturn:
+    # As Ctrl-C: what is open is closed, and locks and half-written files go.
+    raise KeyboardInterrupt
 
 
 def _fail(message: str) -> NoReturn:
@@ -126,6 +133,8 @@ def _check_format(format_: str, output: Path | None) -> None:
     """Said before any work is done."""
     from .catalog.errors import InvalidInput
 
+    if output is not None and not output.absolute().parent.is_dir():
+        raise InvalidInput(f"there is no folder {output.absolute().parent}", "name another file for --output")
     if format_ == "parquet" and output is None:
         raise InvalidInput("parquet is binary", "pass --output FILE")
 
@@ -198,10 +207,8 @@ def _open(path: Path) -> Any:
 @click.option(
     "--context",
     type=click.IntRange(1),
-    default=256,
-    show_default=True,
     metavar="N",
-    help="Tokens of a window.",
+    help="Tokens of a window.  [default: 256, or what the model takes]",
 )
 @click.option(
     "--device",
@@ -554,6 +561,8 @@ def db_upgrade(db: Path) -> None:
 @click.pass_obj
 def db_index(db: Path) -> None:
     """Build the search indexes that are missing, stale or damaged, and delete those of nothing."""
-    for note in _open(db).index():
-        _say(note)
+    from .catalog.errors import SignariumError
+
+    if notes := _open(db).index():
+        raise SignariumError(f"{len(notes)} indexes were not built: {notes[0]}", "mend that and run it again")
     _say(f"the indexes of {db} are complete")

@@ -35,7 +35,10 @@ class NotACatalogue(SignariumError):
 
     def __init__(self, path: Path, why: str) -> None:
         self.path = path
-        super().__init__(f"{path} is not a signarium catalogue ({why})", "pass another --db PATH")
+        if why.startswith("damaged"):
+            super().__init__(f"{path} is {why}", "restore it from a copy, or pass another --db PATH")
+        else:
+            super().__init__(f"{path} is not a signarium catalogue ({why})", "pass another --db PATH")
 
 
 class CatalogueTooOld(SignariumError):

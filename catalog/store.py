@@ -13,6 +13,7 @@ import os
 import random
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,7 +42,10 @@ WRITE_WAIT_S = 60.0
 """A writer has a model's work in hand, which is dearer than waiting."""
 
 
-_LOCKED = re.compile(r"Could not set lock|Conflicting lock|different configuration than existing connections")
+_LOCKED = re.compile(
+    r"Could not set lock|Conflicting lock|different configuration than existing connections"
+    r"|Unique file handle conflict"
+)
 _HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
 _DAMAGED = re.compile(
     r"Corrupt database file|Could not read enough bytes|Failed to deserialize|SerializationException"
@@ -96,6 +100,53 @@ def create_engine(path: Path) -> Engine:
     )
 
 
+class _Gate:
+    """One file's readers and its writer among the threads of this process, which DuckDB lets in together only if
+    all of them read. A writer that waits is let in before readers that come later."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._readers = self._waiting = 0
+        self._written = False
+
+    @contextmanager
+    def hold(self, path: Path, write: bool, limit: float) -> Iterator[None]:
+        """Raises CatalogueBusy if others hold the file for longer than `limit` seconds."""
+        with self._changed:
+            self._waiting += write
+            try:
+                free = self._changed.wait_for(
+                    lambda: not self._written and (not self._readers if write else not self._waiting), limit
+                )
+            finally:
+                self._waiting -= write
+                self._changed.notify_all()
+            if not free:
+                raise CatalogueBusy(path, "another thread of this process", limit)
+            self._written = write
+            self._readers += not write
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._readers -= not write
+                self._written = False
+                self._changed.notify_all()
+
+
+_gates: dict[Path, _Gate] = {}
+_gates_lock = threading.Lock()
+
+
+@contextmanager
+def _gate(path: Path, write: bool, limit: float) -> Iterator[None]:
+    real = path.resolve()
+    with _gates_lock:
+        gate = _gates.setdefault(real, _Gate())
+    with gate.hold(path, write, limit):
+        yield
+
+
 @contextmanager
 def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only DuckDB connection, for one request.
@@ -104,9 +155,15 @@ def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnectio
         CatalogueMissing, NotACatalogue, CatalogueBusy: if the file cannot be opened.
         CatalogueTooOld, CatalogueTooNew: if `check` and the schema is not this program's.
     """
+    _must_be_file(path)
+    with _gate(path, False, wait_seconds(READ_WAIT_S)), _reading(path, check) as connection:
+        yield connection
+
+
+@contextmanager
+def _reading(path: Path, check: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    _must_be_file(path)
     started = time.monotonic()
     pause = 0.005
     while True:
@@ -136,11 +193,17 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
     Raises:
         The errors of `reading`, and DiskFull if the disk fills up before the commit.
     """
+    _must_be_file(path)
+    with _gate(path, True, wait_seconds(WRITE_WAIT_S)), _writing(path, check) as session:
+        yield session
+
+
+@contextmanager
+def _writing(path: Path, check: bool) -> Iterator[Session]:
     import duckdb
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.orm import Session
 
-    _must_be_file(path)
     engine = create_engine(path)
     started = time.monotonic()
     pause = 0.005

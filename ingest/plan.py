@@ -127,7 +127,9 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
         RunConflict: if `name` belongs to another model, or these weights are in under another name.
     """
     ident = model_id(model)
-    wanted = name or model.name
+    seed = model.random_init_seed
+    # A control stands beside what it controls.
+    wanted = name or (model.name if seed is None else f"{model.name}-random-{seed}")
     if not path.exists():
         return Known(ident, wanted, False, [], {}, False)
     with store.reading(path) as connection:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import index, store
+from ..catalog import index, schema, store
 from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, SignariumError
 from . import text as texts
 from .forward import default_batch_tokens
@@ -118,12 +118,12 @@ def ingest(
     db: str | Path,
     model: str,
     *,
-    text: Sequence[str | Path] = (),
+    text: str | Path | Sequence[str | Path] = (),
     name: str | None = None,
-    sites: str | None = None,
-    stages: Sequence[str] | None = None,
+    sites: str | Sequence[str] | None = None,
+    stages: str | Sequence[str] | None = None,
     max_tokens: int | None = None,
-    context: int = CONTEXT,
+    context: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
     batch_tokens: int | None = None,
@@ -143,14 +143,17 @@ def ingest(
     """
     path = Path(db)
     progress = progress or Silent()
+    text = [text] if isinstance(text, str | Path) else list(text)
+    stages = stages.split(",") if isinstance(stages, str) else stages
+    sites = sites if isinstance(sites, str | None) else ";".join(sites)
     wanted = _stages(stages, bool(text), bos)
     if (
-        context < 1
+        (context is not None and context < 1)
         or (max_tokens is not None and max_tokens < 1)
         or (batch_tokens is not None and batch_tokens < 1)
     ):
         raise InvalidInput("--context, --max-tokens and --batch-tokens must be positive")
-    files = texts.find_texts(list(text)) if text else []
+    files = texts.find_texts(text) if text else []
     try:
         # A file that is no catalogue should be said before a model is loaded for minutes.
         with store.reading(path):
@@ -226,7 +229,7 @@ def _ingest(
     name: str | None,
     spec: str | None,
     max_tokens: int | None,
-    context: int,
+    context: int | None,
     device: str,
     dtype: str,
     batch_tokens: int | None,
@@ -241,6 +244,8 @@ def _ingest(
     progress.loading(f"loading {source}")
     model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=random_init)
     sites = model.parse_sites(spec) if spec else model.default_sites()
+    if context is None:
+        context = min(CONTEXT, model.max_positions or CONTEXT)
     if files and model.max_positions is not None and context > model.max_positions:
         raise InvalidInput(
             f"a context of {context} is more than the {model.max_positions} positions of {model.name}",
@@ -275,6 +280,8 @@ def _ingest(
         # Killed between its last commit and this.
         if old.complete:
             clear(path, old.spec.run_id)
+    if known.added:
+        _remember_source(path, model)
     report.already = all(plan.done for plan in plans)
     means = dict(known.means)
     for plan in plans:
@@ -295,6 +302,20 @@ def _ingest(
     report.notes += index.build_all(path, model_id(model))
     _settle(path)
     return report
+
+
+def _remember_source(path: Path, model: LoadedModel) -> None:
+    """Where the model lies now, if it has left its place: what recomputes its codes looks for it there."""
+    row = model_row(model, model.name)
+    with store.reading(path) as connection:
+        found = connection.execute(
+            "SELECT source, revision FROM model WHERE model_id = ?", [row.model_id]
+        ).fetchone()
+    if found is None or not Path(found[0]).is_absolute() or Path(found[0]).exists():
+        return
+    with store.writing(path) as session:
+        kept = session.get_one(schema.Model, row.model_id)
+        kept.source, kept.revision = row.source, row.revision
 
 
 def _settle(path: Path) -> None:

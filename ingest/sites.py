@@ -56,8 +56,11 @@ def parse_sites(spec: str, available: Sequence[Site], notes: Mapping[str, str] |
     """
     wanted: set[Site] = set()
     n_layers = 1 + max((s.layer for s in available if s.layer is not None), default=-1)
+    spec = re.sub(r"\s*,\s*", ",", spec)
     for item in (part.strip() for part in re.split(r"[;\s]+", spec) if part.strip()):
         point, dot, layers = item.partition(".")
+        if "," in point:
+            raise SiteError(f"{item!r} is no site", "separate sites with ; and layers with ,")
         if point not in POINTS:
             raise SiteError(f"no point {point!r} in {item!r}", f"there is {', '.join(POINTS)}")
         if point not in BLOCK_POINTS:

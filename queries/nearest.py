@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+
 from ..catalog import codes, index, store
+from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput
 from .answers import Answer, answer_rows, contexts, display, summary
 from .target import (
@@ -121,15 +124,34 @@ def _search(
     where: Where | None,
     approximate: bool,
 ) -> Answer:
+    opened = [index.get(path, info, connection) for info in target.infos]
+    answer = _search_in(path, connection, target, opened, code, k, where, approximate)
+    # The hits come from the index, their codes from the catalogue: if they disagree, the files are damaged.
+    stored = code_matrix(answer.table.column("code"), codes.n_bytes(target.width))
+    if np.array_equal(codes.hamming(code, stored), answer.table.column("distance").to_numpy()):
+        return answer
+    opened = [index.build(path, info, connection) for info in target.infos]
+    return _search_in(path, connection, target, opened, code, k, where, approximate)
+
+
+def _search_in(
+    path: Path,
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    opened: Sequence[index.CodeIndex],
+    code: codes.Codes,
+    k: int,
+    where: Where | None,
+    approximate: bool,
+) -> Answer:
     recalls: list[float] = []
     parts = []
     searched = 0
-    opened = [index.get(path, info, connection) for info in target.infos]
     kept = None if where is None else matching(path, connection, target, opened, where)
     for i, (info, one) in enumerate(zip(target.infos, opened, strict=True)):
         rows = None if kept is None else kept[i]
         searched += one.n if rows is None else len(rows)
-        if approximate and rows is None:
+        if approximate:
             from ..catalog.approximate import approximate_index
 
             distances, items, recall = approximate_index(path, info, one).search(code, k)

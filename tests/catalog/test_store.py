@@ -8,6 +8,7 @@ import resource
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -505,3 +506,37 @@ def test_an_older_file_can_be_opened_unchecked(path: Path) -> None:
     with store.writing(path, check=False) as session:
         assert session.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     assert issubclass(DiskFull, SignariumError)
+
+
+def test_threads_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
+    # DuckDB refuses a reader beside a writer in one process as it does in two; nobody may call that damage.
+    path = small.empty(tmp_path / "c.duckdb")
+    done = threading.Event()
+    failed: list[Exception] = []
+    looks = [0, 0]
+
+    def look(which: int) -> None:
+        while not done.is_set():
+            try:
+                with store.reading(path) as connection:
+                    connection.execute("SELECT count(*) FROM model").fetchall()
+                looks[which] += 1
+            except Exception as error:
+                failed.append(error)
+                return
+
+    threads = [threading.Thread(target=look, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    begun = time.monotonic()
+    try:
+        for _ in range(20):
+            with store.writing(path) as session:
+                session.execute(text("UPDATE alembic_version SET version_num = version_num"))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert failed == [] and min(looks) > 0
+    # Readers without a pause do not starve the writer.
+    assert time.monotonic() - begun < 20

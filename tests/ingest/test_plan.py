@@ -120,6 +120,25 @@ def test_names_and_weights(tmp_path: Path) -> None:
     assert found == [("mine", None, str(first)), ("other", None, str(other)), ("random", 3, str(first))]
 
 
+def test_a_model_that_moved_is_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    options: dict[str, Any] = {"sites": "embed", "device": "cpu"}
+    first = tiny.folder(tmp_path, "llama", 0, name="first")
+    signarium.ingest(path, first, **options)  # type: ignore[operator]
+    second = first.rename(tmp_path / "second")
+    assert signarium.ingest(path, second, **options).already  # type: ignore[operator]
+    assert rows(path, "SELECT name, source FROM models") == [("first", str(second))]
+
+
+def test_a_control_stands_beside_what_it_controls(tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    folder = tiny.folder(tmp_path, "llama", 0, name="mine")
+    options: dict[str, Any] = {"sites": ["embed"], "stages": "types", "device": "cpu"}
+    for more in ({}, {"random_init": 3}):
+        signarium.ingest(path, folder, **options, **more)  # type: ignore[operator]
+    assert rows(path, "SELECT name FROM models ORDER BY name") == [("mine",), ("mine-random-3",)]
+
+
 def test_a_relative_path_is_kept_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.folder(tmp_path, "llama")
     monkeypatch.chdir(tmp_path)

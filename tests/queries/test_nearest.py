@@ -581,3 +581,17 @@ def test_a_synthetic_catalogue_answers_like_numpy(tmp_path: Path) -> None:
         == by_numpy(path, "states", "state_id", code, where, **at)[:25]
     )
     assert sum(one.wrong for one in made.verify() if "documents" not in one.check) == 0
+
+
+def test_a_damaged_index_is_noticed_by_its_hits(c: signarium.Catalogue, catalogue_copy: Path) -> None:
+    copy = signarium.open(catalogue_copy)
+    expected = answered(copy.nearest('type:" king"', k=5, **AT))
+    for file in index.folder(catalogue_copy).glob("*.faiss"):
+        # All but the header: no sample of rows could be right, so what the manifest says is forged too.
+        held = bytearray(file.read_bytes())
+        held[-200] ^= 0x10
+        held[40] ^= 0x10
+        file.write_bytes(held)
+    assert answered(copy.nearest('type:" king"', k=ALL, **AT))[:5] == expected
+    assert copy.index() == []
+    assert all(one.ok for one in copy.verify())
