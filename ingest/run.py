@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -163,7 +163,7 @@ def ingest(
             raise InvalidInput(
                 f"there is no folder {path.parent}", "make it, or pass another --db PATH"
             ) from None
-    if dry_run:
+    with nullcontext() if dry_run else store.job_lock(path):
         return _ingest(
             path,
             model,
@@ -179,26 +179,7 @@ def ingest(
             bos,
             random_init,
             revision,
-            True,
-            progress,
-        )
-    with store.job_lock(path):
-        return _ingest(
-            path,
-            model,
-            wanted,
-            files,
-            name,
-            sites,
-            max_tokens,
-            context,
-            device,
-            dtype,
-            batch_tokens,
-            bos,
-            random_init,
-            revision,
-            False,
+            dry_run,
             progress,
         )
 
