@@ -352,7 +352,7 @@ def test_bad_catalogues(warm: Commands, shared: Path, tmp_path: Path) -> None:
         tmp_path / "text.duckdb": ("not a DuckDB file", {}),
         tmp_path / "empty.duckdb": ("it is empty", {}),
         tmp_path / "cut.duckdb": ("damaged", {}),
-        tmp_path / "head.duckdb": ("is not a signarium catalogue", {}),
+        tmp_path / "head.duckdb": ("is damaged", {}),
         tmp_path / "folder.duckdb": ("it is a folder", {}),
         tmp_path / "other.duckdb": ("without signarium's tables", {}),
         tmp_path / "newer.duckdb": ("newer than this signarium: upgrade signarium", {}),
