@@ -20,7 +20,6 @@ from .target import (
     parse_query,
     resolve,
     resolve_in,
-    stored_code,
     stored_code_in,
 )
 from .where import Where, matching, parse_where
@@ -43,7 +42,6 @@ __all__ = [
     "parse_query",
     "resolve",
     "search",
-    "stored_code",
     "summary",
 ]
 

@@ -168,18 +168,13 @@ def resolve_in(
     return Target(view, model, site, centre, basis, width, tuple(infos))
 
 
-def stored_code(path: Path, target: Target, query: StoredQuery) -> codes.Codes:
+def stored_code_in(connection: duckdb.DuckDBPyConnection, target: Target, query: StoredQuery) -> codes.Codes:
     """The code that `query` names, at the target's site, centre and basis; uint8 (bytes,).
 
     Raises:
         NotFound: if the catalogue has no such item there.
         InvalidInput: if `code:` has digits that are no code of the target's width.
     """
-    with store.reading(path) as connection:
-        return stored_code_in(connection, target, query)
-
-
-def stored_code_in(connection: duckdb.DuckDBPyConnection, target: Target, query: StoredQuery) -> codes.Codes:
     if query.kind == "code":
         return codes.from_hex(query.value, target.width)
     subject = query.kind

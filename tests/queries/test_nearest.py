@@ -587,7 +587,7 @@ def test_a_damaged_index_is_noticed_by_its_hits(c: signarium.Catalogue, catalogu
     copy = signarium.open(catalogue_copy)
     expected = answered(copy.nearest('type:" king"', k=5, **AT))
     for file in index.folder(catalogue_copy).glob("*.faiss"):
-        # All but the header: no sample of rows could be right, so what the manifest says is forged too.
+        # One bit near the beginning and one near the end; all rows are asked for, so both are among the hits.
         held = bytearray(file.read_bytes())
         held[-200] ^= 0x10
         held[40] ^= 0x10
