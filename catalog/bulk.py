@@ -5,7 +5,9 @@ A shard's rows are inserted inside the caller's transaction, together with the r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +76,45 @@ def insert(session: Session, table: Table, columns: Mapping[str, Any]) -> int:
     if data.num_rows:
         insert_from_arrow(session.connection(), table, data)
     return int(data.num_rows)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement: `value` of `metric` about `subject`, under `control` (`none`: the figure itself)."""
+
+    site_id: str
+    subject: str
+    subject_id: str
+    metric: str
+    control: str
+    split: str
+    value: float
+    n: int
+    seed: int | None = None
+    std_error: float | None = None
+
+
+def insert_figures(session: Session, run_id: str, figures: Sequence[Figure]) -> int:
+    """Insert measurements of a run; rows inserted. NaN and infinities are no figures and are left out."""
+    import pyarrow as pa
+
+    from . import schema
+
+    known = [one for one in figures if math.isfinite(one.value)]
+    kinds = {"seed": pa.int64(), "std_error": pa.float64(), "value": pa.float64(), "n": pa.int64()}
+    return insert(
+        session,
+        schema.measurement_row,
+        {
+            "run_id": pa.array([run_id] * len(known), pa.string()),
+            **{
+                one.name: pa.array(
+                    [getattr(row, one.name) for row in known], kinds.get(one.name, pa.string())
+                )
+                for one in fields(Figure)
+            },
+        },
+    )
 
 
 def present(session: Session, column: Column[int], keys: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ refuses to alter a table that has one. No sequences: ids come from content.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import REAL, BigInteger, Column, DateTime, Double, Integer, LargeBinary, String, Table
@@ -118,27 +119,13 @@ class TextFile(Base):
     added_at: Mapped[datetime] = mapped_column(DateTime)
 
 
-class Measurement(Base):
-    """One figure with the control that it stands beside."""
-
-    __tablename__ = "measurement"
-    run_id: Mapped[str] = mapped_column(String, primary_key=True)
-    site_id: Mapped[str] = mapped_column(String, primary_key=True)
-    subject: Mapped[str] = mapped_column(String, primary_key=True)
-    subject_id: Mapped[str] = mapped_column(String, primary_key=True)
-    metric: Mapped[str] = mapped_column(String, primary_key=True)
-    control: Mapped[str] = mapped_column(String, primary_key=True)
-    split: Mapped[str] = mapped_column(String, primary_key=True)
-    value: Mapped[float] = mapped_column(Double)
-    n: Mapped[int] = mapped_column(BigInteger)
-    seed: Mapped[int | None] = mapped_column(BigInteger)
-
-
 # The bulk tables: written as Arrow by `bulk.py`, a shard at a time, without a key to maintain.
 
 
-def _bulk(name: str, **columns: type) -> Table:
-    return Table(name, Base.metadata, *(Column(key, kind, nullable=False) for key, kind in columns.items()))
+def _bulk(name: str, /, *, optional: Sequence[str] = (), **columns: type) -> Table:
+    return Table(
+        name, Base.metadata, *(Column(key, kind, nullable=key in optional) for key, kind in columns.items())
+    )
 
 
 code_row = _bulk("code_row", code_set_id=BigInteger, item=BigInteger, norm=REAL, code=LargeBinary)
@@ -175,3 +162,59 @@ dimension_row = _bulk(
     **dict.fromkeys(("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share"), Double),
 )
 """Statistics of one dimension over the vocabulary's type states at one site."""
+
+measurement_row = _bulk(
+    "measurement_row",
+    optional=("seed", "std_error"),
+    **dict.fromkeys(("run_id", "site_id", "subject", "subject_id", "metric", "control", "split"), String),
+    value=Double,
+    n=BigInteger,
+    seed=BigInteger,
+    std_error=Double,
+)
+"""One figure with the control that it stands beside. Many: some ten a feature."""
+
+feature_row = _bulk(
+    "feature_row",
+    optional=("threshold", "seed_token", "best_dim", "best_dim_auc", "auc_in_sample", "auc_held_out")
+    + ("auc_rotated", "null_p95", "p_value"),
+    feature_id=BigInteger,
+    run_id=String,
+    site_id=String,
+    kind=String,
+    name=String,
+    centre=String,
+    basis=String,
+    n_dims=Integer,
+    mask=LargeBinary,
+    polarity=LargeBinary,
+    threshold=Double,
+    n_members=Integer,
+    seed_token=Integer,
+    repeats=Integer,
+    best_dim=Integer,
+    best_dim_auc=Double,
+    auc_in_sample=Double,
+    auc_held_out=Double,
+    auc_rotated=Double,
+    null_p95=Double,
+    p_value=Double,
+    fire_rate=Double,
+    agreement_mean=Double,
+    agreement_std=Double,
+)
+"""One feature: the dimensions in `mask` and the sign that each should have. `p_value` is the largest over its controls,
+before it is corrected for how many features were tried."""
+
+feature_member = _bulk("feature_member", feature_id=BigInteger, token_id=Integer, part=String)
+"""The types that a feature was made from: `define` and `score` of a category, `neighbour` of a discovered one."""
+
+feature_type_row = _bulk(
+    "feature_type_row", feature_id=BigInteger, rank=Integer, token_id=Integer, agreement=Double
+)
+"""The types that agree most with a feature."""
+
+feature_state_row = _bulk(
+    "feature_state_row", run_id=String, feature_id=BigInteger, state_id=BigInteger, agreement=Double
+)
+"""The states of one text run that agree most with a feature."""

@@ -44,8 +44,31 @@ _REFERENCES = (
     ("statistics without their site", "dimension_row", "site_id NOT IN (SELECT site_id FROM site)"),
     ("texts without their run", "run_text", "run_id NOT IN (SELECT run_id FROM run)"),
     ("statistics without their run", "dimension_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("measurements without their run", "measurement", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("measurements without their site", "measurement", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("measurements without their run", "measurement_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("measurements without their site", "measurement_row", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("features without their run", "feature_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("features without their site", "feature_row", "site_id NOT IN (SELECT site_id FROM site)"),
+    (
+        "members without their feature",
+        "feature_member",
+        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
+    ),
+    (
+        "types without their feature",
+        "feature_type_row",
+        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
+    ),
+    (
+        "states without their feature",
+        "feature_state_row",
+        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
+    ),
+    ("states of features without their run", "feature_state_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    (
+        "states of features that are not there",
+        "feature_state_row",
+        "state_id NOT IN (SELECT state_id FROM state_row)",
+    ),
     (
         "index records without their code set",
         "index_part",
@@ -58,6 +81,15 @@ _ONCE = (
     ("tokens", "token_row", "tokenizer, token_id"),
     ("statistics", "dimension_row", "run_id, site_id, subject, dim"),
     ("texts of runs", "run_text", "run_id, place"),
+    (
+        "measurements",
+        "measurement_row",
+        "run_id, site_id, subject, subject_id, metric, control, split",
+    ),
+    ("features", "feature_row", "feature_id"),
+    ("members of features", "feature_member", "feature_id, token_id"),
+    ("types of features", "feature_type_row", "feature_id, token_id"),
+    ("states of features", "feature_state_row", "run_id, feature_id, state_id"),
 )
 """Bulk tables have no keys, and a doubled row would double rows of a view. Codes and states are counted below."""
 

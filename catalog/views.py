@@ -58,6 +58,10 @@ _DIMENSIONS = {
     "argmin_share": "share of types in which this dimension is the smallest",
 }
 
+_FEATURE = {"feature_id": "see `features`"}
+_TOKEN_OF_FEATURE = """JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
+LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.token_id"""
+
 _FROM_CODES = "FROM code_row c JOIN code_set cs USING (code_set_id) JOIN site s USING (site_id) JOIN model m USING (model_id)"
 
 
@@ -103,7 +107,7 @@ VIEWS: tuple[View, ...] = (
         "One row a job: what was asked, with what versions, how far it is, and where the time went.",
         {
             "run_id": "from the content of what it read and its parameters",
-            "job": "`types`, `types_bos` or `states`",
+            "job": "`types`, `types_bos`, `states`, `categories`, `discovery`, `independence`, `context` or `feature_states`",
             **_MODEL,
             "status": "`running`, `done` or `failed`; a killed job stays `running` until it is resumed",
             "params": "JSON",
@@ -226,23 +230,114 @@ WHERE cs.subject = 'state'""",
         _dimensions("type_bos"),
     ),
     View(
+        "features",
+        "One row a feature: registered dimensions with an expected sign each, and how it stands beside its controls.",
+        {
+            "feature_id": "from the run, and the feature's place in it",
+            **_SITE,
+            "kind": "`category` (from words) or `discovered` (without labels)",
+            "name": "of the category, or of the token that it was discovered from",
+            "centre": _CODE_SET["centre"],
+            "basis": _CODE_SET["basis"],
+            "n_dims": "registered dimensions",
+            "mask": "bits of the registered dimensions",
+            "polarity": "the sign that each should have; zero outside the mask",
+            "best_dim_auc": "of the best single dimension, in sample",
+            "auc_in_sample": "of the agreement, defined and scored on all members",
+            "auc_held_out": "of the agreement, defined on one half and scored on the other",
+            "auc_rotated": "`auc_held_out` in Haar-rotated bases, their mean",
+            "null_p95": "95th percentile of `best_dim_auc` over random members",
+            "fire_rate": "share of types that agree to at least 0.80",
+            "beats_null": "best_dim_auc > null_p95: the paper's own test",
+            "survives": "held-out AUC above random members and above rotated bases, Benjamini-Hochberg at 5% over the run",
+            "p_value": "the largest over those controls, before that correction",
+            "threshold": "AUC that a registered dimension reaches; NULL: the single best one, or no labels",
+            "n_members": "types that it was made from; see `feature_members`",
+            "repeats": "discovered features that were this one again",
+            "best_dim": "that dimension",
+            "agreement_mean": "over the types",
+            "agreement_std": "over the types",
+            "run_id": "the job that made it",
+        },
+        """SELECT f.feature_id, m.name AS model, s.name AS site, f.kind, f.name, f.centre, f.basis, f.n_dims, f.mask, f.polarity,
+  f.best_dim_auc, f.auc_in_sample, f.auc_held_out, f.auc_rotated, f.null_p95, f.fire_rate,
+  f.best_dim_auc > f.null_p95 AS beats_null, coalesce(f.p_value <= c.cut, false) AS survives, f.p_value, f.threshold,
+  f.n_members, f.repeats, f.best_dim, f.agreement_mean, f.agreement_std, f.run_id
+FROM feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)
+LEFT JOIN (SELECT run_id, max(p_value) AS cut FROM
+  (SELECT run_id, p_value, row_number() OVER (PARTITION BY run_id ORDER BY p_value) AS place,
+    count(*) OVER (PARTITION BY run_id) AS tried FROM feature_row WHERE p_value IS NOT NULL)
+  WHERE p_value <= 0.05 * place / tried GROUP BY run_id) c USING (run_id)""",
+    ),
+    View(
+        "feature_members",
+        "One row a type that a feature was made from.",
+        {
+            **_FEATURE,
+            "part": "`define` or `score`: the half of a category's words; `neighbour` of the token it was discovered from",
+            "token_id": "row of the vocabulary",
+            "token": "its text",
+        },
+        f"""SELECT x.feature_id, x.part, x.token_id, t.token
+FROM feature_member x {_TOKEN_OF_FEATURE}""",
+    ),
+    View(
+        "feature_types",
+        "One row a type among the 50 that agree most with a feature.",
+        {
+            **_FEATURE,
+            "rank": "from 1; ties by token_id",
+            "token_id": "row of the vocabulary",
+            "token": "its text",
+            "agreement": "share of the registered dimensions with the expected sign",
+        },
+        f"""SELECT x.feature_id, x.rank, x.token_id, t.token, x.agreement
+FROM feature_type_row x {_TOKEN_OF_FEATURE}""",
+    ),
+    View(
+        "feature_states",
+        "One row a state among the 20 that agree most with a feature, over all texts; never a first position.",
+        {
+            **_FEATURE,
+            "rank": "from 1; ties by state_id",
+            "state_id": "see `states`",
+            "document_id": "see `documents`",
+            "position": "in the window, from 0",
+            "token": "its text",
+            "context": "the text around it",
+            "agreement": "share of the registered dimensions with the expected sign",
+        },
+        """WITH ranked AS (SELECT feature_id, state_id, agreement,
+  row_number() OVER (PARTITION BY feature_id ORDER BY agreement DESC, state_id) AS rank FROM feature_state_row),
+top AS (SELECT x.feature_id, x.rank, x.state_id, x.agreement, w.document_id, w.position, w.token_id, m.tokenizer_sha256
+  FROM ranked x JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
+  JOIN state_row w ON w.state_id = x.state_id WHERE x.rank <= 20),
+around AS (SELECT top.feature_id, top.state_id, string_agg(u.token, '' ORDER BY v.position) AS context
+  FROM top JOIN state_row v ON v.document_id = top.document_id AND v.position BETWEEN top.position - 8 AND top.position + 4
+  JOIN token_row u ON u.tokenizer = top.tokenizer_sha256 AND u.token_id = v.token_id GROUP BY ALL)
+SELECT top.feature_id, top.rank, top.state_id, top.document_id, top.position, t.token, around.context, top.agreement
+FROM top LEFT JOIN around USING (feature_id, state_id)
+LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top.token_id""",
+    ),
+    View(
         "measurements",
         "One row a figure, each beside the control that could explain it away.",
         {
             "run_id": "the job that measured it",
             **_SITE,
-            "subject": "what it is about",
-            "subject_id": "which one; empty for the whole site",
+            "subject": "what it is about: `type`, `state`, `feature`, `category`, `discovered`, `prediction`",
+            "subject_id": "the feature; for figures about all of a site the centre, or nothing",
             "metric": "what was measured",
             "control": "`none` for the figure itself, else the control",
             "split": "`in_sample` or `held_out`",
             "value": "the figure",
             "n": "how many things it was measured on",
             "seed": "of what was random in it",
+            "std_error": "standard error of the value, where it is a mean over features",
         },
         """SELECT x.run_id, m.name AS model, s.name AS site, x.subject, x.subject_id, x.metric, x.control, x.split,
-  x.value, x.n, x.seed
-FROM measurement x JOIN site s USING (site_id) JOIN model m USING (model_id)""",
+  x.value, x.n, x.seed, x.std_error
+FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id)""",
     ),
 )
 

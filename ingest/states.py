@@ -151,7 +151,7 @@ def _shard(
     def write(session: Session) -> None:
         if start == 0:
             write_tokens(session, model.tokenizer_sha256, strings)
-        session.add_all(flips)
+        bulk.insert_figures(session, spec.run_id, flips)
         _write_texts(session, shard, items)
         bulk.insert_codes(
             session,
@@ -174,30 +174,28 @@ def _flips(
     first: int,
     rows: dict[str, SiteRows],
     centres: dict[str, dict[str, torch.Tensor | None]],
-) -> list[schema.Measurement]:
+) -> list[bulk.Figure]:
     """How many bits of one window differ when it goes through the model alone: what batching costs in bits."""
     n = len(one.window.ids)
     collector = Collector(n, {site.name: model.width_of(site) for site in spec.sites}, centres)
     run_batch(model, [one.window.ids], [0], spec.sites, collector, Clock())
     alone = collector.close()
     return [
-        schema.Measurement(
-            run_id=spec.run_id,
-            site_id=each.site_id,
-            subject=each.subject,
-            subject_id="",
-            metric=f"bit_flip_rate_{each.centre}",
-            control="alone",
-            split="in_sample",
-            value=float(
+        bulk.Figure(
+            each.site_id,
+            each.subject,
+            "",
+            f"bit_flip_rate_{each.centre}",
+            "alone",
+            "in_sample",
+            float(
                 hamming(
                     alone[each.site.name].codes[each.centre],
                     rows[each.site.name].codes[each.centre][first : first + n],
                 ).mean()
                 / each.width
             ),
-            n=n * each.width,
-            seed=None,
+            n * each.width,
         )
         for each in spec.sets
     ]

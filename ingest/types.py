@@ -232,20 +232,17 @@ def _write_dimensions(session: Session, spec: RunSpec, statistics: dict[str, Sta
             },
         )
         entropy = float(columns["entropy"].mean())
-        session.add(
-            schema.Measurement(
-                run_id=spec.run_id,
-                site_id=one.site_id,
-                subject=one.subject,
-                subject_id="",
-                metric="bit_entropy_mean",
-                control="none",
-                split="in_sample",
-                value=entropy,
-                n=statistics[one.site.name].n,
-                seed=None,
-            )
+        figure = bulk.Figure(
+            one.site_id,
+            one.subject,
+            "",
+            "bit_entropy_mean",
+            "none",
+            "in_sample",
+            entropy,
+            statistics[one.site.name].n,
         )
+        bulk.insert_figures(session, spec.run_id, [figure])
 
 
 def write_tokens(session: Session, tokenizer: str, strings: Sequence[str]) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sqlalchemy import Table
+from sqlalchemy.orm import Session
 
 from signarium.catalog import bulk, schema, store
 from signarium.catalog.codes import pack
@@ -64,6 +66,25 @@ def add_codes(
         session.add(shard(run_id, len(items)))
         norms = np.ones(len(items), np.float32)
         bulk.insert_codes(session, [bulk.code_columns(code_set_id, items, norms, codes)])
+
+
+def add_feature(session: Session, feature_id: int = 17, **other: object) -> None:
+    """A category of tokens 3, 4 and 5 over the first three dimensions, with a type and a state that agree."""
+    mask, polarity = (pack(np.eye(1, WIDTH) * 0 + (np.arange(WIDTH) < n))[0].tobytes() for n in (3, 1))
+    row: dict[str, object] = {
+        "feature_id": feature_id, "run_id": "features", "site_id": "s0", "kind": "category", "name": "animal",
+        "centre": "zero", "basis": "standard", "n_dims": 3, "mask": mask, "polarity": polarity, "threshold": 0.75,
+        "n_members": 3, "seed_token": None, "repeats": 0, "best_dim": 1, "best_dim_auc": 0.8, "auc_in_sample": 0.9,
+        "auc_held_out": 0.85, "auc_rotated": 0.7, "null_p95": 0.65, "p_value": 0.001, "fire_rate": 0.1,
+        "agreement_mean": 0.5, "agreement_std": 0.25,
+    } | other  # fmt: skip
+    bulk.insert(session, schema.feature_row, {name: pa.array([value]) for name, value in row.items()})
+    member = {"feature_id": [feature_id] * 3, "token_id": [3, 4, 5], "part": ["define", "define", "score"]}
+    bulk.insert(session, schema.feature_member, member)
+    top = {"feature_id": [feature_id], "rank": [1], "token_id": [4], "agreement": [1.0]}
+    bulk.insert(session, schema.feature_type_row, top)
+    state = {"run_id": ["states"], "feature_id": [feature_id], "state_id": [BASE + 2], "agreement": [1.0]}
+    bulk.insert(session, schema.feature_state_row, state)
 
 
 def run(run_id: str, job: str = "types") -> schema.Run:
@@ -171,20 +192,10 @@ def _fill(path: Path) -> Small:
                 added_at=WHEN,
             )
         )
-        session.add(
-            schema.Measurement(
-                run_id="states",
-                site_id="s0",
-                subject="state",
-                subject_id="",
-                metric="bit_flip_rate_zero",
-                control="alone",
-                split="in_sample",
-                value=0.0,
-                n=1,
-                seed=None,
-            )
-        )
+        figure = bulk.Figure("s0", "state", "", "bit_flip_rate_zero", "alone", "in_sample", 0.0, 1)
+        bulk.insert_figures(session, "states", [figure])
+        session.add(run("features", "categories"))
+        add_feature(session)
         parts = [
             bulk.code_columns(i, items[i], np.ones(len(items[i]), np.float32), codes[i])
             for i in sets.values()

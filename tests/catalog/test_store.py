@@ -124,7 +124,7 @@ def test_wrong_files(tmp_path: Path, name: str) -> None:
 def test_an_older_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = small.empty(tmp_path / "c.duckdb")
     before = path.read_bytes()
-    monkeypatch.setattr(revisions, "REVISIONS", ("0001", "later"))
+    monkeypatch.setattr(revisions, "REVISIONS", (revisions.HEAD, "later"))
     monkeypatch.setattr(revisions, "HEAD", "later")
     refused(path, CatalogueTooOld, f"run `signarium --db {path} db upgrade`")
     assert path.read_bytes() == before

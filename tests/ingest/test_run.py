@@ -356,7 +356,7 @@ def test_bad_catalogues(warm: Commands, shared: Path, tmp_path: Path) -> None:
         tmp_path / "folder.duckdb": ("it is a folder", {}),
         tmp_path / "other.duckdb": ("without signarium's tables", {}),
         tmp_path / "newer.duckdb": ("newer than this signarium: upgrade signarium", {}),
-        tmp_path / "older.duckdb": ("db upgrade", {"revisions": ["0001", "0002"]}),
+        tmp_path / "older.duckdb": ("db upgrade", {"revisions": ["0001", "0002", "0003"]}),
         tmp_path / "none" / "c.duckdb": ("there is no folder", {}),
         tmp_path / "text.duckdb" / "c.duckdb": ("there is no folder", {}),
         nowhere / "c.duckdb": ("in a folder that you may write to", {}),

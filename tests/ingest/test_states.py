@@ -230,7 +230,7 @@ def same_but_for_flips(one: Path, other: Path, sites: list[str]) -> None:
             assert np.bitwise_count(a[2] ^ b[2]).sum() < 1e-3 * 8 * a[2].size
 
 
-LATER = ("code_row", "shard", "run", "run_text", "measurement", "index_part", "code_set")
+LATER = ("code_row", "shard", "run", "run_text", "measurement_row", "index_part", "code_set")
 """Tables that may show in how many steps a text was read."""
 
 
