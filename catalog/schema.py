@@ -174,10 +174,11 @@ measurement_row = _bulk(
 )
 """One figure with the control that it stands beside. Many: some ten a feature."""
 
+_CONTROLS = ("auc_rotated", "null_p95", "p_value")
+
 feature_row = _bulk(
     "feature_row",
-    optional=("threshold", "seed_token", "best_dim", "best_dim_auc", "auc_in_sample", "auc_held_out")
-    + ("auc_rotated", "null_p95", "p_value"),
+    optional=("threshold", "seed_token", "best_dim", "best_dim_auc", "auc_in_sample", "auc_held_out", *_CONTROLS),
     feature_id=BigInteger,
     run_id=String,
     site_id=String,

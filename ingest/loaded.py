@@ -20,6 +20,9 @@ from .probe import as_positions, cache_arguments, first_tensor, hooks, join_head
 from .sites import Site
 
 Sink = Callable[[Site, Tensor], None]
+Head = Callable[[str], Tensor | None]
+"""Reads a part, "weight" or "bias", of the language-modelling head, in the model's dtype and on its device;
+None for a weight that is the token embedding's and for a bias that is not there."""
 
 
 class _Stop(Exception):
@@ -49,6 +52,7 @@ class LoadedModel:
         module: nn.Module,
         tokenizer: Any,
         layout: Layout,
+        head: Head,
         *,
         source: str,
         name: str,
@@ -60,6 +64,7 @@ class LoadedModel:
         self.module = module
         self.tokenizer = tokenizer
         self.layout = layout
+        self._head = head
         self.source, self.name, self.revision = source, name, revision
         self.architecture = str(config.model_type)
         self.width, self.n_layers, self.d_ffn = layout.width, layout.n_layers, layout.d_ffn
@@ -123,6 +128,46 @@ class LoadedModel:
         if directions.shape != (self.layout.widths[site], self.width):
             raise SiteError(f"the weight of {self.layout.taps[site].path} is packed ({list(weight.shape)})")
         return directions
+
+    # ---- the head ----
+
+    def unembedding(self) -> Tensor:
+        """[vocab_size, width]: the rows of the language-modelling head, on the model's device in its dtype.
+
+        Row t times the output of the final norm is token t's logit, but for `unembedding_bias` and for a
+        scale or a soft cap of all logits, which leave their order alone. A tied head is the token embedding's
+        own weight; any other is read from the model's files at every call, and not kept. Random weights have
+        a random head of the model's own initialisation, from their seed.
+
+        Raises:
+            ModelError: if the model has no such head, or if its files lack it.
+        """
+        rows = self._head_part("weight")
+        if rows is None:
+            rows = token_embedding(self.module).weight.detach()
+        if rows.shape != (self.vocab_size, self.width):
+            what = (
+                f"the head of {self.name} has shape {list(rows.shape)}, not {[self.vocab_size, self.width]}"
+            )
+            raise ModelError(what, "use a model whose head reads the residual stream itself")
+        return rows
+
+    def unembedding_bias(self) -> Tensor | None:
+        """[vocab_size]: what the head adds to the logits (GPT-J, Phi), on the model's device in its dtype.
+
+        None where the head has no bias. Raises as `unembedding` does.
+        """
+        bias = self._head_part("bias")
+        if bias is not None and bias.shape != (self.vocab_size,):
+            raise ModelError(f"the head's bias of {self.name} has shape {list(bias.shape)}")
+        return bias
+
+    def _head_part(self, part: str) -> Tensor | None:
+        if not self.causal:
+            # An encoder's head for masked tokens is no linear map of its states, where it has one at all.
+            what = f"{self.name} predicts no next token ({self.architecture}), so it has no unembedding"
+            raise ModelError(what, "use a causal language model")
+        return self._head(part)
 
     # ---- tokens ----
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
 from ..catalog.errors import ModelError, SiteError
+from ..catalog.ids import int_id
 from . import weights as _weights
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, max_positions, token_embedding
@@ -54,8 +59,9 @@ def load_model(
     found = _weights.find_source(source, revision, weights=random_init is None)
     module, tokenizer, sha256 = _load(found, target, dtype, random_init)
     layout = _probe(module, tokenizer)
+    head = partial(_read_head, found, module, random_init)
     return LoadedModel(
-        module, tokenizer, layout, source=source, name=found.name, revision=found.revision,
+        module, tokenizer, layout, head, source=source, name=found.name, revision=found.revision,
         weights_sha256=sha256, random_init_seed=random_init,
     )  # fmt: skip
 
@@ -272,11 +278,99 @@ def _stored_module(
 
 def _check_finite(module: nn.Module, found: Source) -> None:
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = tensor.aminmax()
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                what = f"{name} in {found.gguf or found.folder} holds NaN or infinity"
-                raise ModelError(what, "fetch the model again")
+        _check_finite_tensor(name, tensor, found)
+
+
+def _check_finite_tensor(name: str, tensor: Tensor, found: Source) -> None:
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            what = f"{name} in {found.gguf or found.folder} holds NaN or infinity"
+            raise ModelError(what, "fetch the model again")
+
+
+# ---- the head -----------------------------------------------------------------------------------
+
+
+def _read_head(found: Source, module: Any, random_init: int | None, part: str) -> Tensor | None:
+    """`part` of the language-modelling head of the model that `module` is the backbone of; see `loaded.Head`.
+
+    As transformers does, a head that is stored beside the embedding counts even where the config ties them,
+    and one that must be there and is not is refused, since transformers would draw it at random.
+    """
+    causal, head = _causal_model(module.config)
+    path = next(name for name, child in causal.named_modules() if child is head)
+    if getattr(head, part, None) is None:
+        return None
+    tied = part == "weight" and head.weight is token_embedding(causal).weight
+    if random_init is not None:
+        tensor = None if tied else _random_head(causal, head, part, random_init)
+    elif found.gguf is not None:
+        # llama.cpp, too, takes a file without this tensor for one with a tied head.
+        tied = part == "weight"
+        tensor = _weights.read_gguf_tensor(found.gguf, f"output.{part}")
+    else:
+        tensor = _weights.read_tensor(found.folder, f"{path}.{part}", _renaming(causal))
+    where = found.gguf or found.folder
+    if tensor is None:
+        if tied:
+            return None
+        what = f"the weights in {where} lack {path}.{part}, which predicts the next token"
+        raise ModelError(what, "use weights that were saved with their head")
+    embedding = token_embedding(module).weight
+    try:
+        tensor = tensor.to(device=embedding.device, dtype=embedding.dtype)
+    except torch.OutOfMemoryError as error:
+        what = f"{path}.{part} of {found.name} does not fit into the memory of {embedding.device}"
+        raise ModelError(what, "pass --dtype bfloat16 or --device cpu") from error
+    _check_finite_tensor(f"{path}.{part}", tensor, found)
+    return None if tied and torch.equal(tensor, embedding) else tensor
+
+
+def _causal_model(config: Any) -> tuple[Any, Any]:
+    """The model with a head that `config` describes, without memory for its weights, and that head.
+
+    Raises:
+        ModelError: if there is none, or if more than one linear map stands between backbone and logits.
+    """
+    kind, use = config.model_type, "use a causal language model"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"transformers has no language-modelling head for {kind}", use)
+    config = copy.deepcopy(config)
+    config.__dict__.pop("quantization_config", None)
+    with _quiet(), torch.device("meta"):
+        try:
+            causal = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        except Exception as error:
+            # Each architecture rejects a config in its own way.
+            what = f"the config makes no {kind} with a language-modelling head ({_weights.brief(error)})"
+            raise ModelError(what, use) from error
+    head, backbone = causal.get_output_embeddings(), causal.base_model
+    if not isinstance(head, nn.Linear) or backbone is causal:
+        raise ModelError(f"{kind} has no single language-modelling head", use)
+    known = {id(p) for part in (backbone, head) for p in part.parameters()}
+    between = [name for name, p in causal.named_parameters() if id(p) not in known]
+    if between:
+        what = f"the head of {kind} is no single linear map of the final states ({between[0]} is part of it)"
+        raise ModelError(what, use)
+    return causal, head
+
+
+def _renaming(causal: Any) -> Callable[[str], str]:
+    """From the name that files give a tensor to that in the model (GPT-NeoX stores its head as embed_out)."""
+    renamings = [t for t in get_model_conversion_mapping(causal) if isinstance(t, WeightRenaming)]
+    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
+
+
+def _random_head(causal: Any, head: Any, part: str, seed: int) -> Tensor:
+    drawn = copy.deepcopy(head).to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        # The seed as it is would repeat the draws of the token embedding, which makes the head a tied one.
+        torch.manual_seed(int_id("unembedding", seed))
+        drawn.reset_parameters()
+        causal._init_weights(drawn)
+    tensor: Tensor = getattr(drawn, part)
+    return tensor.detach()
 
 
 # ---- probing ------------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ import struct
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..catalog.errors import ModelError
@@ -293,6 +294,54 @@ def stored_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype | None:
         if tensor.dtype in _FLOATS:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.n_bytes
     return _FLOATS[max(sizes, key=lambda name: sizes[name])] if sizes else None
+
+
+def read_tensor(folder: Path, name: str, module_name: Callable[[str], str]) -> Tensor | None:
+    """The tensor `name` of a model whose safetensors files are in `folder`, on the CPU as it is stored.
+
+    None where there is none. `module_name` turns a stored name into the one that the model's modules have.
+
+    Raises:
+        ModelError: if the files are damaged, or if the tensor is packed in some way of its own.
+    """
+    found = next((t for t in read_headers(weight_files(folder)) if module_name(t.name) == name), None)
+    if found is None:
+        return None
+    if found.dtype not in _FLOATS:
+        what = f"{found.name} in {found.file} is stored as {found.dtype}, which has no plain rows"
+        raise ModelError(what, "use the model's weights before they were quantised")
+    try:
+        with safe_open(found.file, "pt") as stored:
+            tensor: Tensor = stored.get_tensor(found.name)
+    except Exception as error:
+        # The file was whole when it was loaded; what happened to it since has many classes.
+        what = f"{found.name} cannot be read from {found.file} ({brief(error)})"
+        raise ModelError(what, "fetch the model again") from error
+    return tensor
+
+
+def read_gguf_tensor(file: Path, name: str) -> Tensor | None:
+    """The tensor `name` of a GGUF file, dequantised to float32 on the CPU; None where there is none.
+
+    Raises:
+        ModelError: if the file is damaged or the packages that read it are missing.
+    """
+    with gguf_alone(file):
+        # Inside, the package's reader is the one that has read the file.
+        import gguf
+
+        found = next((tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == name), None)
+        if found is None:
+            return None
+        try:
+            rows = gguf.dequantize(found.data, found.tensor_type)
+        except Exception as error:
+            # Types that the package can name but not read raise whatever it says.
+            what = f"{name} in {file} cannot be read ({brief(error)})"
+            raise ModelError(what, "use a file with another quantisation") from error
+        # A GGUF file gives the fastest axis first, and the rows must outlive the mapped file.
+        shape = tuple(int(size) for size in reversed(found.shape))
+        return torch.from_numpy(rows.astype("float32").reshape(shape))
 
 
 @contextlib.contextmanager

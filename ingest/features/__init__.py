@@ -1,0 +1,1 @@
+"""Features: what sets of signs say, and what they are checked against."""
