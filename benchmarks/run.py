@@ -1,6 +1,6 @@
 """What the README says about speed and size, measured on this machine, side by side in one run.
 
-    python benchmarks/run.py [--quick] [--only ingest,load,search,commands]
+    python benchmarks/run.py [--quick] [--only ingest,load,search,commands,features]
 
 Prints one table and writes it to benchmarks/RESULTS.md. Speed is a ratio against a named peer measured beside it.
 """
@@ -215,7 +215,27 @@ def commands(folder: Path, quick: bool) -> list[Row]:
     ]
 
 
-PARTS = {"load": load, "search": search, "commands": commands, "ingest": ingest}
+def features(folder: Path, quick: bool) -> list[Row]:
+    """Categories and discovered features with all their controls, at one site and centre, on synthetic codes."""
+    import json
+
+    rows: list[Row] = []
+    shapes = [(32_768, 576, 300)] if quick else [(49_152, 576, 1500), (262_144, 5120, 1500)]
+    for types, width, seeds in shapes:
+        command = [sys.executable, str(HERE / "features.py"), *map(str, (types, width, seeds)), str(folder)]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = json.loads(result.stdout)
+        rows.append(
+            (
+                f"features of {types:,} types at width {width:,}: 175 categories, {seeds:,} seeds, one site and centre",
+                f"{found['categories_s']:.0f} s and {found['discovery_s']:.0f} s",
+                f"peak {found['peak_bytes'] / 2**30:.2f} GiB; baselines, once a model, {found['baselines_s']:.0f} s",
+            )
+        )
+    return rows
+
+
+PARTS = {"load": load, "search": search, "commands": commands, "features": features, "ingest": ingest}
 
 
 def processor() -> str:

@@ -178,7 +178,15 @@ _CONTROLS = ("auc_rotated", "null_p95", "p_value")
 
 feature_row = _bulk(
     "feature_row",
-    optional=("threshold", "seed_token", "best_dim", "best_dim_auc", "auc_in_sample", "auc_held_out", *_CONTROLS),
+    optional=(
+        "threshold",
+        "seed_token",
+        "best_dim",
+        "best_dim_auc",
+        "auc_in_sample",
+        "auc_held_out",
+        *_CONTROLS,
+    ),
     feature_id=BigInteger,
     run_id=String,
     site_id=String,

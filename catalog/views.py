@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import claims
+
 
 @dataclass(frozen=True)
 class View:
@@ -308,13 +310,15 @@ FROM feature_type_row x {_TOKEN_OF_FEATURE}""",
             "agreement": "share of the registered dimensions with the expected sign",
         },
         """WITH ranked AS (SELECT feature_id, state_id, agreement,
-  row_number() OVER (PARTITION BY feature_id ORDER BY agreement DESC, state_id) AS rank FROM feature_state_row),
+  row_number() OVER (PARTITION BY feature_id ORDER BY agreement DESC, state_id) AS rank
+  FROM (SELECT DISTINCT feature_id, state_id, agreement FROM feature_state_row)),
 top AS (SELECT x.feature_id, x.rank, x.state_id, x.agreement, w.document_id, w.position, w.token_id, m.tokenizer_sha256
   FROM ranked x JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
   JOIN state_row w ON w.state_id = x.state_id WHERE x.rank <= 20),
-around AS (SELECT top.feature_id, top.state_id, string_agg(u.token, '' ORDER BY v.position) AS context
-  FROM top JOIN state_row v ON v.document_id = top.document_id AND v.position BETWEEN top.position - 8 AND top.position + 4
-  JOIN token_row u ON u.tokenizer = top.tokenizer_sha256 AND u.token_id = v.token_id GROUP BY ALL)
+around AS (SELECT top.feature_id, top.state_id, string_agg(u.token, '' ORDER BY v.state_id) AS context
+  FROM top CROSS JOIN (SELECT unnest(range(-8, 5)) AS away) JOIN state_row v ON v.state_id = top.state_id + away
+  JOIN token_row u ON u.tokenizer = top.tokenizer_sha256 AND u.token_id = v.token_id
+  WHERE v.document_id = top.document_id GROUP BY ALL)
 SELECT top.feature_id, top.rank, top.state_id, top.document_id, top.position, t.token, around.context, top.agreement
 FROM top LEFT JOIN around USING (feature_id, state_id)
 LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top.token_id""",
@@ -338,6 +342,25 @@ LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top
         """SELECT x.run_id, m.name AS model, s.name AS site, x.subject, x.subject_id, x.metric, x.control, x.split,
   x.value, x.n, x.seed, x.std_error
 FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id)""",
+    ),
+    View(
+        "evidence",
+        "One row a published claim, model and control: the figure here, the control's, and whether the claim survives it.",
+        {
+            "claim_id": "stays the same",
+            "source": "paper and table",
+            "claim": "in words",
+            "metric": "see `measurements`",
+            "published": "the published figure",
+            **_MODEL,
+            "value": "this model's figure",
+            "control": "what could explain it away",
+            "control_value": "the same figure under the control",
+            "verdict": "`survives`, `does not survive` or `not measured`",
+            "site": "where: for residual sites the one that the layer sweep chose",
+            "centre": "of the codes; empty where there are none",
+        },
+        claims.query(),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
-from .forward import Clock, run_batch
+from .forward import Clock, batches, default_batch_tokens, run_batch
 from .model import LoadedModel, load_model
 from .pack import Collector
 from .sites import Site
@@ -116,6 +117,96 @@ def encode_text(
     run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
     token = model.tokenizer.decode([ids[chosen]])
     return Encoded(collector.close()[site].codes[centre][chosen], token, chosen, len(ids))
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedText:
+    """All tokens of a text, cut into windows as ingest cuts it; the arrays are (n,) and codes uint8 (n, bytes).
+
+    `chunks` numbers the windows from 0, `positions` the tokens inside each, special ones included.
+    """
+
+    tokens: list[str]
+    token_ids: NDArray[np.int32]
+    chunks: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    codes: dict[tuple[str, str], Codes]
+
+    @property
+    def is_first(self) -> NDArray[np.bool_]:
+        """Position 0, where activations are atypical."""
+        return self.positions == 0
+
+
+def encode_tokens(
+    path: Path,
+    name: str,
+    places: Sequence[tuple[str, str]],
+    text: str,
+    context: int = 256,
+    device: str = "auto",
+) -> EncodedText:
+    """The sign codes of every token of `text` at each (site, centre) of `places`, in one pass a window.
+
+    A window has at most `context` tokens, or as many as the model takes.
+
+    Raises:
+        InvalidInput: if the text has no token, or `context` no room for one.
+        NotFound: for the centre mean where the stage types has not run.
+    """
+    centres: dict[str, dict[str, torch.Tensor | None]] = {}
+    means = {site: site_mean(path, name, site) for site, centre in places if centre == "mean"}
+    model = reload(path, name, device)
+    for site, centre in places:
+        shift = None
+        if centre == "mean":
+            shift = torch.from_numpy(means[site].astype(np.float32)).to(model.device)
+        centres.setdefault(site, {})[centre] = shift
+    prefix, suffix = model.tokenizer_adds()
+    special = len(prefix) + len(suffix)
+    room = min(context, model.max_positions or context) - special
+    if room < 1:
+        raise InvalidInput(
+            f"a context of {context} has no room for a token beside {special} special ones",
+            f"use --context {special + 1} or more",
+        )
+    ids = token_ids(model.tokenizer, text)
+    if not ids:
+        raise InvalidInput("the text holds no token", "give some words")
+    windows = [
+        np.array([*prefix, *ids[start : start + room], *suffix], dtype=np.int32)
+        for start in range(0, len(ids), room)
+    ]
+    lengths = [len(one) for one in windows]
+    starts = np.cumsum([0, *lengths])
+    sites = [Site.from_name(site) for site in centres]
+    collector = Collector(int(starts[-1]), {one.name: model.width_of(one) for one in sites}, centres)
+    for batch in batches(lengths, default_batch_tokens(model.device)):
+        run_batch(
+            model, [windows[i] for i in batch], [int(starts[i]) for i in batch], sites, collector, Clock()
+        )
+    rows = collector.close()
+    every = np.concatenate(windows)
+    return EncodedText(
+        _token_texts(path, name, model, every),
+        every,
+        np.repeat(np.arange(len(windows), dtype=np.int32), lengths),
+        np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+        {(site, centre): rows[site].codes[centre] for site, centre in places},
+    )
+
+
+def _token_texts(path: Path, name: str, model: LoadedModel, ids: NDArray[np.int32]) -> list[str]:
+    """Tokens as the catalogue spells them."""
+    listed = ", ".join(map(str, sorted(set(ids.tolist()))))
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT t.token_id, t.token FROM token_row t JOIN model m ON m.tokenizer_sha256 = t.tokenizer "
+            f"WHERE m.name = ? AND t.token_id IN ({listed})",
+            [name],
+        ).fetchall()
+    known = dict(rows)
+    return [known.get(i) or str(model.tokenizer.decode([i])) for i in ids.tolist()]
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,11 @@ class LoadedModel:
         self.require_site(site)
         return self.layout.widths[site]
 
+    def embedding(self) -> Tensor:
+        """[vocab_size, width]: rows of the token embedding, on the model's device."""
+        weight: Tensor = token_embedding(self.module).weight
+        return weight.detach()
+
     def ffn_directions(self, layer: int) -> Tensor:
         """[d_ffn, width]: what each neuron of block `layer` writes, no norm gain applied.
 

@@ -31,21 +31,28 @@ from .plan import (
 )
 
 if TYPE_CHECKING:
+    from .features.stage import Options, Stage
     from .model import LoadedModel
+    from .types import Also
 
-STAGES = ("types", "states")
+STAGES = ("types", "states", "features")
+DEFAULT_STAGES = STAGES
 CONTEXT = 256
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an ingest will take, in bytes: the catalogue and its indexes, scratch files on top while it runs."""
+    """What an ingest will take, in bytes: the catalogue and its indexes, scratch files on top while it runs.
+
+    `features` is how many will be made at most: discovered ones that repeat another are merged.
+    """
 
     model: str
     device: str
     sites: tuple[str, ...]
     tokens: int
     rows: int
+    features: int
     catalogue_bytes: int
     index_bytes: int
     scratch_bytes: int
@@ -82,11 +89,11 @@ class Progress(Protocol):
     def planned(self, estimate: Estimate) -> None:
         """The size is known; nothing has been written."""
 
-    def started(self, job: str, tokens: int, done: int) -> None:
-        """A run begins, or goes on after `done` tokens."""
+    def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
+        """A run of `total` units begins, or goes on after `done` of them."""
 
-    def computed(self, tokens: int) -> None:
-        """The model computed so many more tokens."""
+    def computed(self, units: int) -> None:
+        """So many more are done."""
 
     def ended(self) -> None:
         """The run is committed."""
@@ -104,10 +111,10 @@ class Silent:
     def planned(self, estimate: Estimate) -> None:
         """See `Progress`."""
 
-    def started(self, job: str, tokens: int, done: int) -> None:
+    def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
         """See `Progress`."""
 
-    def computed(self, tokens: int) -> None:
+    def computed(self, units: int) -> None:
         """See `Progress`."""
 
     def ended(self) -> None:
@@ -128,15 +135,17 @@ def ingest(
     dtype: str = "auto",
     batch_tokens: int | None = None,
     bos: bool = False,
+    categories: str | Path | None = None,
+    seeds: int | None = None,
     random_init: int | None = None,
     revision: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Run `model` over its vocabulary and over `text`, and leave its sign codes in the catalogue at `db`.
+    """Run `model` over its vocabulary and over `text`, and leave its sign codes and features in the catalogue at `db`.
 
     What is there already is left alone, and an earlier try that was cut short is gone on with. `stages`
-    defaults to types, and states if there is a text. See `signarium ingest --help` for the options.
+    defaults to types, states if there is a text, and features. See `signarium ingest --help` for the options.
 
     Raises:
         SignariumError: one of its subclasses, for anything that the caller can mend.
@@ -153,6 +162,19 @@ def ingest(
         or (batch_tokens is not None and batch_tokens < 1)
     ):
         raise InvalidInput("--context, --max-tokens and --batch-tokens must be positive")
+    if "features" not in wanted and (categories is not None or seeds is not None):
+        raise InvalidInput(
+            "--categories and --seeds belong to the stage features",
+            "add features to --stages, or leave them out",
+        )
+    if seeds is not None and seeds < 1:
+        raise InvalidInput("--seeds must be positive")
+    features = None
+    if "features" in wanted:
+        from .features.discovery import DEFAULT_SEEDS
+        from .features.stage import Options
+
+        features = Options(Path(categories) if categories is not None else None, seeds or DEFAULT_SEEDS)
     files = texts.find_texts(text) if text else []
     try:
         # A file that is no catalogue should be said before a model is loaded for minutes.
@@ -177,6 +199,7 @@ def ingest(
             dtype,
             batch_tokens,
             bos,
+            features,
             random_init,
             revision,
             dry_run,
@@ -185,7 +208,8 @@ def ingest(
 
 
 def _stages(stages: Sequence[str] | None, has_text: bool, bos: bool) -> list[str]:
-    wanted = list(stages) if stages is not None else ["types", "states"] if has_text else ["types"]
+    usual = [one for one in DEFAULT_STAGES if has_text or one != "states"]
+    wanted = list(stages) if stages is not None else usual
     for one in wanted:
         if one not in STAGES:
             raise InvalidInput(f"no stage {one!r}", f"there is {', '.join(STAGES)}")
@@ -215,6 +239,7 @@ def _ingest(
     dtype: str,
     batch_tokens: int | None,
     bos: bool,
+    features: Options | None,
     random_init: int | None,
     revision: str | None,
     dry_run: bool,
@@ -245,7 +270,13 @@ def _ingest(
         placed = place_texts(path, model, files, context, max_tokens, progress.counted)
         centred = [one.name for one in sites] if "types" in stages else list(known.means)
         plans += plan_states(model, known, sites, placed, context, centred)
-    estimate = _estimate(path, model, known, plans, tuple(one.name for one in sites))
+    stage = None
+    if features is not None:
+        from .features.stage import Stage
+
+        typed = [one.name for one in sites] if "types" in stages else list(known.means)
+        stage = Stage(path, model, known, sites, typed, features)
+    estimate = _estimate(path, model, known, plans, stage, tuple(one.name for one in sites))
     progress.planned(estimate)
     report = Report(known.name, estimate, dry_run)
     needed = estimate.stored_bytes + estimate.scratch_bytes
@@ -264,6 +295,7 @@ def _ingest(
     if known.added:
         _remember_source(path, model)
     report.already = all(plan.done for plan in plans)
+    also = stage.keep_controls if stage is not None else None
     means = dict(known.means)
     for plan in plans:
         before = plan.tokens_done
@@ -276,9 +308,17 @@ def _ingest(
             context,
             batch_tokens or default_batch_tokens(model.device),
             progress,
+            also,
         )
         report.runs.append(plan.spec.run_id)
         report.tokens += max(0, plan.tokens - before)
+    if stage is not None:
+        made = stage.run(
+            means, _text_runs(path, model), batch_tokens or default_batch_tokens(model.device), progress
+        )
+        report.runs += made
+        report.notes += stage.notes
+        report.already = report.already and not stage.changed
     progress.loading("building indexes")
     report.notes += index.build_all(path, model_id(model))
     _settle(path)
@@ -299,6 +339,17 @@ def _remember_source(path: Path, model: LoadedModel) -> None:
         kept.source, kept.revision = row.source, row.revision
 
 
+def _text_runs(path: Path, model: LoadedModel) -> list[str]:
+    """The runs of the model that stored states, oldest first."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM run WHERE model_id = ? AND job = 'states' AND run_id IN (SELECT run_id FROM shard) "
+            "ORDER BY started_at, run_id",
+            [model_id(model)],
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
 def _settle(path: Path) -> None:
     """What was committed may stand in DuckDB's log alone, if a full disk kept it from the file.
 
@@ -314,7 +365,12 @@ def _settle(path: Path) -> None:
 
 
 def _estimate(
-    path: Path, model: LoadedModel, known: Known, plans: Sequence[JobPlan], sites: tuple[str, ...]
+    path: Path,
+    model: LoadedModel,
+    known: Known,
+    plans: Sequence[JobPlan],
+    stage: Stage | None,
+    sites: tuple[str, ...],
 ) -> Estimate:
     todo = [plan for plan in plans if not plan.done]
     fresh = 0 if path.exists() else EMPTY_BYTES
@@ -322,11 +378,16 @@ def _estimate(
         model=known.name,
         device=str(model.device),
         sites=sites,
-        tokens=sum(plan.tokens - plan.tokens_done for plan in todo),
+        tokens=sum(plan.tokens - plan.tokens_done for plan in todo)
+        + (stage.tokens(todo) if stage is not None else 0),
         rows=sum(plan.rows for plan in todo),
-        catalogue_bytes=(fresh if todo else 0) + sum(plan.catalogue_bytes for plan in todo),
+        features=stage.n_features if stage is not None else 0,
+        catalogue_bytes=(fresh if todo else 0)
+        + sum(plan.catalogue_bytes for plan in todo)
+        + (stage.catalogue_bytes if stage is not None else 0),
         index_bytes=sum(plan.index_bytes for plan in todo),
-        scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0),
+        scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0)
+        + (stage.scratch_bytes if stage is not None else 0),
         free_bytes=shutil.disk_usage(path.resolve().parent).free,
     )
 
@@ -340,6 +401,7 @@ def _run(
     context: int,
     batch_tokens: int,
     progress: Progress,
+    also: Also | None,
 ) -> None:
     from .states import run_states
     from .types import clear, run_types
@@ -362,7 +424,18 @@ def _run(
             run_states(model, plan, journal, start, means, context, batch_tokens, progress.computed)
         else:
             fixed = means if plan.spec.job == "types_bos" else {}
-            found = run_types(path, model, plan, journal, start, fixed, batch_tokens, progress.computed)
+            plain = plan.spec.job == "types"
+            found = run_types(
+                path,
+                model,
+                plan,
+                journal,
+                start,
+                fixed,
+                batch_tokens,
+                progress.computed,
+                also if plain else None,
+            )
             if plan.spec.job == "types":
                 means.update(found)
     except Exception as error:

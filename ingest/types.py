@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from .sites import Site
 
 
+Also: TypeAlias = Callable[[str, int, torch.Tensor, NDArray[np.float64]], None]
+"""Site, first token, states (n, width) and mean (width,)."""
+
+
 def scratch(path: Path, run_id: str) -> Path:
     """Folder of the hidden states of a run that has not ended."""
     return store.sidecar(path, f".scratch-{run_id}")
@@ -46,11 +50,12 @@ def run_types(
     means: dict[str, NDArray[np.float64]],
     batch_tokens: int,
     computed: Callable[[int], None],
+    also: Also | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Compute and commit a run of types from token `start` on; the means by site, each (width,) float64.
 
     `means` holds those that are known already: for `types_bos` all of them, since every code of a site has the
-    same centre. `computed` hears of tokens as they are computed.
+    same centre. `computed` hears of tokens as they are computed, `also` sees the states once their mean is known.
 
     Raises:
         ModelError: if a hidden state is NaN or infinite.
@@ -97,7 +102,7 @@ def run_types(
             clock, wall = clocks[a]
             begun = time.perf_counter()
             rows = {
-                site.name: _rows(folder / str(a), site.name, centres[site.name], model.device)
+                site.name: _rows(folder / str(a), site.name, centres[site.name], model.device, a, also)
                 for site in spec.sites
             }
             clock.pack_s += time.perf_counter() - begun
@@ -207,9 +212,13 @@ def _merged(folder: Path, starts: Sequence[int], name: str) -> Statistics:
     return merged
 
 
-def _rows(file: Path, name: str, mean: NDArray[np.float64], device: torch.device) -> SiteRows:
+def _rows(
+    file: Path, name: str, mean: NDArray[np.float64], device: torch.device, start: int, also: Also | None
+) -> SiteRows:
     with safe_open(str(file), "pt") as tensors:
         x = tensors.get_tensor(name).to(device)
+    if also is not None:
+        also(name, start, x, mean)
     centre = torch.from_numpy(mean.astype(np.float32)).to(device)
     codes = {"zero": pack_signs(x), "mean": pack_signs(x, centre)}
     return SiteRows(norms_of(x).cpu().numpy(), {key: value.cpu().numpy() for key, value in codes.items()})

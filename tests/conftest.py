@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -20,6 +21,16 @@ class Made:
     path: Path
     texts: tuple[Path, Path]
     decoder_folder: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_features() -> Iterator[None]:
+    """Most tests are about codes, and features take a second each time; those about them ask for the stage."""
+    from signarium.ingest import run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "DEFAULT_STAGES", ("types", "states"))
+        yield
 
 
 @pytest.fixture(scope="session")

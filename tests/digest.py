@@ -251,10 +251,13 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
     import signarium.catalog.revisions
     import signarium.ingest.journal
     import signarium.ingest.plan
+    import signarium.ingest.run
     import signarium.ingest.states
     import signarium.ingest.types
     import signarium.migrations.manage
 
+    # As in `conftest`: who wants features asks for the stage.
+    signarium.ingest.run.DEFAULT_STAGES = ("types", "states")
     if (tokens := job.get("shard_tokens")) is not None:
         signarium.ingest.plan._shard_tokens = lambda _: tokens
     for name, value in job.get("set", {}).items():

@@ -1,1 +1,1 @@
-"""Features: what sets of signs say, and what they are checked against."""
+"""The stage `features`: what sign codes encode, and the controls that each figure stands beside."""

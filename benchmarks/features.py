@@ -1,0 +1,80 @@
+"""Features at one site of a large model, on synthetic codes: a process of its own, so that its peak memory is its own.
+
+    python benchmarks/features.py TYPES WIDTH SEEDS FOLDER
+
+Codes are clusters seen through random signs, in four bases that have nothing in common. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+CATEGORIES, ANCHORS = 175, 50
+
+
+def synthetic(file: Path, types: int, width: int, seed: int) -> NDArray[np.uint8]:
+    """Codes (types, bytes) in a file: each type is one of 2,000 centres with a third of its bits drawn anew."""
+    rng = np.random.default_rng(seed)
+    size = -(-width // 8)
+    centres = rng.integers(0, 256, (2000, size), dtype=np.uint8)
+    codes = np.memmap(file, np.uint8, "w+", shape=(types, size))
+    which = np.random.default_rng(0).integers(0, len(centres), types)
+    for start in range(0, types, 8192):
+        part = centres[which[start : start + 8192]]
+        flips = rng.integers(0, 256, part.shape, dtype=np.uint8) & rng.integers(
+            0, 256, part.shape, dtype=np.uint8
+        )
+        codes[start : start + 8192] = part ^ flips
+    codes.flush()
+    return np.memmap(file, np.uint8, "r", shape=(types, size))
+
+
+def main() -> None:
+    """Categories and discovery, as an ingest runs them for one site and one centre."""
+    types, width, n_seeds = (int(one) for one in sys.argv[1:4])
+    folder = Path(sys.argv[4])
+    from signarium.ingest.features import categories, discovery
+    from signarium.ingest.features.anchors import Anchors, Vocabulary
+    from signarium.ingest.features.bits import TypeBits, rng
+    from signarium.ingest.features.coherence import Vocabulary as Spelling
+    from signarium.ingest.features.prototypes import Ranks
+
+    names = ["standard", "haar:1", "haar:2", "haar:3"]
+    bases = {
+        name: TypeBits(synthetic(folder / f"codes{i}", types, width, i), width)
+        for i, name in enumerate(names)
+    }
+    generator = np.random.default_rng(1)
+    letters = np.array(list("abcdefghijklmnop"))
+    strings = [" " + "".join(one) for one in letters[generator.integers(0, 16, (types, 6))]]
+    vocabulary = Vocabulary(strings)
+    which = np.random.default_rng(0).integers(0, 2000, types)
+    anchors = [
+        Anchors(f"c{i}", np.flatnonzero(which == i)[:ANCHORS], ("",) * int((which == i).sum()))
+        for i in range(CATEGORIES)
+    ]
+    ranks = Ranks.of(vocabulary.words, rng(0, "ranks"))
+    found: dict[str, float] = {}
+    begun = time.perf_counter()
+    categories.make(bases, "s", "mean", anchors, categories.Split.of(anchors, 0), vocabulary, ranks, 0)
+    found["categories_s"] = time.perf_counter() - begun
+    seeds = discovery.choose_seeds(types, n_seeds, 0)
+    begun = time.perf_counter()
+    baselines = discovery.Baselines(Spelling(strings, anchors), ranks, seeds, 0)
+    found["baselines_s"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    discovery.make(bases, "s", "mean", seeds, [strings[i] for i in seeds], baselines, ranks, 0)
+    found["discovery_s"] = time.perf_counter() - begun
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

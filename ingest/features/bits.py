@@ -1,0 +1,194 @@
+"""Sign bits of a whole vocabulary at one site, read in blocks: what every figure of a feature is counted on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...catalog.codes import Codes, unpack
+from ...catalog.errors import InvalidInput
+from ...catalog.ids import digest
+
+Bools = NDArray[np.bool_]
+BLOCK_BYTES = 32 << 20
+"""What a block of unpacked bits may take, as float32."""
+_HELD_BYTES = 256 << 20
+"""What the counts of some features over the whole vocabulary may take."""
+FIRES = 0.80
+"""A code fires a feature when it agrees on this share of the registered dimensions (Bag of Dims, section 7)."""
+
+
+def rng(seed: int, *names: object) -> np.random.Generator:
+    """A generator of its own for everything that has a name, so that one more category moves no other."""
+    return np.random.default_rng(int(digest(seed, *map(str, names))[:16], 16))
+
+
+@dataclass(frozen=True)
+class TypeBits:
+    """Codes of every type at one site, centre and basis: uint8 (n, bytes), row t being token t."""
+
+    codes: Codes
+    width: int
+
+    @property
+    def n(self) -> int:
+        """Types."""
+        return len(self.codes)
+
+    def bits(self, ids: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """0/1 of shape (*ids.shape, width)."""
+        return unpack(self.codes[ids], self.width)
+
+    def blocks(self, columns: NDArray[np.int64] | None = None) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, 0/1 bits as float32 (rows, width)) over the whole vocabulary; some `columns` if given."""
+        step = max(256, BLOCK_BYTES // (4 * self.width))
+        for start in range(0, self.n, step):
+            part = unpack(self.codes[start : start + step], self.width)
+            part = part if columns is None else np.ascontiguousarray(part[:, columns])
+            yield start, torch.from_numpy(part).float()
+
+    @cached_property
+    def positive(self) -> NDArray[np.int64]:
+        """(width,): types whose bit is 1."""
+        total = np.zeros(self.width, np.int64)
+        for start in range(0, self.n, 8192):
+            total += unpack(self.codes[start : start + 8192], self.width).sum(0, dtype=np.int64)
+        return total
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Registered dimensions and expected signs of several features, each bool (features, width)."""
+
+    mask: Bools
+    polarity: Bools
+
+    def __post_init__(self) -> None:
+        if self.mask.shape != self.polarity.shape or self.mask.ndim != 2:
+            raise InvalidInput(f"masks {self.mask.shape} and polarities {self.polarity.shape} do not match")
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, some: slice) -> Patterns:
+        return Patterns(self.mask[some], self.polarity[some])
+
+    @cached_property
+    def n_dims(self) -> NDArray[np.int64]:
+        """(features,): registered dimensions."""
+        return self.mask.sum(1)
+
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """float32 (width, features): 1 for a dimension expected positive, -1 for one expected negative, else 0."""
+        signed = self.mask * np.where(self.polarity, 1, -1).astype(np.float32)
+        return torch.from_numpy(np.ascontiguousarray(signed.T.astype(np.float32)))
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        """float32 (features,): dimensions expected negative."""
+        return torch.from_numpy((self.mask & ~self.polarity).sum(1).astype(np.float32))
+
+    def counts(self, bits: torch.Tensor) -> torch.Tensor:
+        """Registered dimensions of each feature on which each row of 0/1 `bits` (n, width) agrees: int32 (n, features).
+
+        One matrix product, exact: float32 holds whole numbers up to 2**24.
+        """
+        return (bits @ self.weights + self.offsets).to(torch.int32)
+
+    def packed(self) -> tuple[Codes, Codes]:
+        """Masks and polarities (zero outside the mask) as codes."""
+        return np.packbits(self.mask, axis=1), np.packbits(self.mask & self.polarity, axis=1)
+
+
+def percentiles(positive: NDArray[np.generic], negative: NDArray[np.generic]) -> NDArray[np.float64]:
+    """For each of `positive` (n,), the share of `negative` (m,) below it, ties counted half.
+
+    Its mean is the area under the ROC curve.
+    """
+    order = np.argsort(positive, kind="stable")
+    ascending = positive[order]
+    n = len(positive)
+    below = np.bincount(np.searchsorted(ascending, negative, "right"), minlength=n + 1)[:n].cumsum()
+    upto = np.bincount(np.searchsorted(ascending, negative, "left"), minlength=n + 1)[:n].cumsum()
+    shares = np.empty(n)
+    shares[order] = (below + upto) / (2 * max(1, len(negative)))
+    return shares
+
+
+def agreements(
+    types: TypeBits, patterns: Patterns, columns: NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, NDArray[np.int16]]]:
+    """(feature, agreeing dimensions with every type (n,)) for each feature, in order.
+
+    Matrix products over blocks of the vocabulary, for some hundred features at a time: what is held is bounded, and
+    a feature's row lies together. `columns` are the dimensions that the patterns are over, if not all.
+    """
+    step = max(64, _HELD_BYTES // (2 * types.n))
+    for first in range(0, len(patterns), step):
+        some = patterns[first : first + step]
+        weights, offsets = some.weights.T.contiguous(), some.offsets[:, None]
+        held = np.empty((len(some), types.n), np.int16)
+        for start, block in types.blocks(columns):
+            found = torch.mm(weights, block.T).add_(offsets).to(torch.int16)
+            held[:, start : start + len(block)] = found.numpy()
+        for i, row in enumerate(held):
+            yield first + i, row
+
+
+@dataclass(frozen=True)
+class Tops:
+    """How features agree with all types: counts of dimensions, not shares.
+
+    `ids` and `counts` are the best, (features, k); `fired` (features,) types at 0.80 or more; `mean` and `std` of the
+    share over the types.
+    """
+
+    ids: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    fired: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def fires_at(n_dims: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The number of agreeing dimensions from which a feature fires."""
+    return np.ceil(FIRES * n_dims - 1e-9).astype(np.int64)
+
+
+def tops(rows: Iterable[tuple[int, NDArray[np.int16]]], patterns: Patterns, k: int) -> Tops:
+    """See `Tops`; `rows` as `agreements` gives them."""
+    n_features, width = patterns.mask.shape
+    ids, counts = [], []
+    fired = np.zeros(n_features, np.int64)
+    mean, std = np.zeros(n_features), np.zeros(n_features)
+    least = fires_at(patterns.n_dims)
+    values = np.arange(width + 1)
+    for i, row in rows:
+        times = np.bincount(row, minlength=width + 1)
+        n = len(row)
+        fired[i] = times[least[i] :].sum()
+        mean[i] = times @ values / n
+        std[i] = np.sqrt(max(times @ values**2 / n - mean[i] ** 2, 0.0))
+        chosen, their = top_of(row, times, k)
+        ids.append(chosen)
+        counts.append(their)
+    n_dims = np.maximum(patterns.n_dims, 1)
+    return Tops(np.array(ids), np.array(counts), fired, mean / n_dims, std / n_dims)
+
+
+def top_of(
+    row: NDArray[np.int16], times: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The `k` places with the largest counts in `row`, ties to the lowest place, and those counts; `times` is its
+    histogram."""
+    from_above = times[::-1].cumsum()
+    limit = len(times) - 1 - int(np.searchsorted(from_above, min(k, len(row))))
+    places = np.flatnonzero(row >= limit)
+    order = np.argsort(-row[places].astype(np.int64), kind="stable")[:k]
+    return places[order], row[places[order]].astype(np.int64)

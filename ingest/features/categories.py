@@ -1,0 +1,257 @@
+"""Readable features: categories of words, how well they read, and every control that could explain that away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...catalog.bulk import Figure
+from .anchors import Anchors, Vocabulary
+from .bits import Patterns, TypeBits, agreements, rng, tops
+from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
+from .readers import log_odds, probes
+from .rows import Found, site_figure
+
+TOP_TYPES = 50
+_KIND = "category"
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The anchors of every category, and the random halves that define and are scored: the same at every site."""
+
+    anchors: list[Ids]
+    define: list[Ids]
+    score: list[Ids]
+
+    @classmethod
+    def of(cls, categories: Sequence[Anchors], seed: int) -> Split:
+        """One generator a category, from its name."""
+        cut = [halves(one.token_ids, rng(seed, "split", one.category)) for one in categories]
+        return cls([one.token_ids for one in categories], [one[0] for one in cut], [one[1] for one in cut])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reader's percentiles, a list over categories of (scored,): among all types, and among words alone."""
+
+    all: list[Floats]
+    words: list[Floats]
+
+    @property
+    def auc(self) -> Floats:
+        """(categories,)."""
+        return np.array([one.mean() for one in self.all])
+
+    @property
+    def auc_words(self) -> Floats:
+        """(categories,); NaN where there are no other words."""
+        return np.array([one.mean() for one in self.words])
+
+
+@dataclass(frozen=True)
+class InBasis:
+    """What one basis shows of the categories."""
+
+    whole: Prototypes
+    half: Prototypes
+    in_sample: Reading
+    held_out: Reading
+    log_odds: Reading
+    best_dim_held_out: Floats
+
+
+def read_basis(types: TypeBits, split: Split, words: Ids) -> InBasis:
+    """Prototypes and readers in one basis."""
+    whole = define(types, split.anchors, split.anchors)
+    half = define(types, split.anchors, split.define)
+    weights = log_odds(types, split.anchors, split.define, half.patterns.mask)
+    counted, halved, weighed = _scores(types, whole.patterns, half.patterns, weights)
+    return InBasis(
+        whole,
+        half,
+        _read(counted, split.anchors, split.anchors, words),
+        _read(halved, split.score, split.anchors, words),
+        _read(weighed, split.score, split.anchors, words),
+        _best_dim_held_out(types, half, split),
+    )
+
+
+def _scores(
+    types: TypeBits, whole: Patterns, half: Patterns, weights: torch.Tensor
+) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.float32]]:
+    """Agreements with two lots of patterns and a weighted score, each (sets, types), in one pass over the types."""
+    n = len(whole)
+    together = torch.cat([whole.weights, half.weights, weights], 1).T.contiguous()
+    offsets = torch.cat([whole.offsets, half.offsets, torch.zeros(n)])[:, None]
+    counted, halved = np.empty((n, types.n), np.int16), np.empty((n, types.n), np.int16)
+    weighed = np.empty((n, types.n), np.float32)
+    for start, block in types.blocks():
+        part = slice(start, start + len(block))
+        found = torch.mm(together, block.T).add_(offsets)
+        counted[:, part] = found[:n].to(torch.int16).numpy()
+        halved[:, part] = found[n : 2 * n].to(torch.int16).numpy()
+        weighed[:, part] = found[2 * n :].numpy()
+    return counted, halved, weighed
+
+
+def _read(
+    scores: NDArray[np.generic],
+    positives: Sequence[Ids],
+    anchors: Sequence[Ids],
+    words: Ids,
+    but: Ids | None = None,
+) -> Reading:
+    everywhere = None if but is None else np.setdiff1d(np.arange(scores.shape[1]), but, assume_unique=True)
+    among = words if but is None else np.setdiff1d(words, but, assume_unique=True)
+    found = Reading([], [])
+    for row, own, left_out in zip(scores, positives, anchors, strict=True):
+        everyone, of_words = score(row, own, left_out, (everywhere, among))
+        found.all.append(everyone)
+        found.words.append(of_words if len(among) else np.full(len(own), np.nan))
+    return found
+
+
+def _best_dim_held_out(types: TypeBits, half: Prototypes, split: Split) -> Floats:
+    """The one-bit AUC, on the scored half, of the dimension and polarity that the defining half puts first."""
+    found = []
+    for i, (dim, own, anchors) in enumerate(zip(half.best_dim, split.score, split.anchors, strict=True)):
+        inside = int(types.bits(anchors)[:, dim].sum())
+        p_minus = (int(types.positive[dim]) - inside) / max(1, types.n - len(anchors))
+        apart = float(types.bits(own)[:, dim].mean()) - p_minus
+        found.append(0.5 + (apart if half.patterns.polarity[i, dim] else -apart) / 2)
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Features at one site and centre, if any were found: their rows, and the figures about all of them."""
+
+    found: Found | None
+    figures: list[Figure]
+
+
+def make(
+    bases: dict[str, TypeBits],
+    site_id: str,
+    centre: str,
+    categories: Sequence[Anchors],
+    split: Split,
+    vocabulary: Vocabulary,
+    ranks: Ranks,
+    seed: int,
+) -> Made:
+    """Categories at one site and centre. `bases` maps `standard` and each control basis to the types' codes."""
+    types = bases["standard"]
+    words = np.flatnonzero(vocabulary.words)
+    read = {name: read_basis(codes, split, words) for name, codes in bases.items()}
+    own = read["standard"]
+    rotated = {name: one for name, one in read.items() if name != "standard"}
+    probe = probes(types, split.anchors, split.define, rng(seed, "probe", site_id, centre))
+    probed = _read(probe.scores, split.score, split.anchors, words, but=probe.negatives)
+    nulls = Nulls(types, rng(seed, "negatives", site_id, centre))
+    by_size, by_rank = [], []
+    for one in categories:
+        size = len(one.token_ids)
+        by_size.append(nulls.of_size(size, rng(seed, "anchors", site_id, centre, size)))
+        sets = ranks.sets_like(one.token_ids, rng(seed, "anchors_rank", one.category))
+        by_rank.append(None if sets is None else nulls.of(sets))
+    patterns: Patterns = own.whole.patterns
+    n = [len(one) for one in split.anchors]
+    n_scored = [len(one) for one in split.score]
+    held_out = own.held_out.auc
+    p_anchors = np.array([null.p_value(x) for null, x in zip(by_size, held_out, strict=True)])
+    p_rank = np.array(
+        [np.nan if null is None else null.p_value(x) for null, x in zip(by_rank, held_out, strict=True)]
+    )
+    rotated_aucs = np.stack([one.held_out.auc for one in rotated.values()])
+    p_rotated = rotated_p_values(held_out, rotated_aucs, np.array(n_scored))
+    null_p95 = np.array([one.p95 for one in by_size])
+    found = Found(
+        kind=_KIND,
+        centre=centre,
+        names=[one.category for one in categories],
+        patterns=patterns,
+        tops=tops(agreements(types, patterns), patterns, TOP_TYPES),
+        n_types=types.n,
+        extra={
+            "threshold": own.whole.threshold,
+            "n_members": n,
+            "seed_token": [None] * len(n),
+            "repeats": [0] * len(n),
+            "best_dim": own.whole.best_dim,
+            "best_dim_auc": own.whole.best_auc,
+            "auc_in_sample": own.in_sample.auc,
+            "auc_held_out": held_out,
+            "auc_rotated": rotated_aucs.mean(0),
+            "null_p95": null_p95,
+            "p_value": np.nanmax([p_anchors, p_rank, p_rotated], 0),
+        },
+        members=[
+            [("define", one), ("score", other)] for one, other in zip(split.define, split.score, strict=True)
+        ],
+    )
+    rank_p95 = np.array([np.nan if null is None else null.p95 for null in by_rank])
+    for control, one in {"none": own, **rotated}.items():
+        found.add("best_dim_auc", control, "in_sample", one.whole.best_auc, n, seed)
+        found.add("best_dim_auc", control, "held_out", one.best_dim_held_out, n_scored, seed)
+        found.add("n_dims", control, "in_sample", one.whole.patterns.n_dims, n, seed)
+        found.add("auc_agreement", control, "in_sample", one.in_sample.auc, n, seed)
+        found.add("auc_agreement", control, "held_out", one.held_out.auc, n_scored, seed)
+        found.add("auc_agreement_words", control, "held_out", one.held_out.auc_words, n_scored, seed)
+        found.add("auc_log_odds", control, "held_out", one.log_odds.auc, n_scored, seed)
+        found.add("auc_log_odds_words", control, "held_out", one.log_odds.auc_words, n_scored, seed)
+    found.add("best_dim_auc", "anchors", "in_sample", null_p95, n, seed)
+    found.add("best_dim_auc", "anchors_rank", "in_sample", rank_p95, n, seed)
+    null_means = [float(null.held_out.mean()) for null in by_size]
+    rank_means = [np.nan if null is None else float(null.held_out.mean()) for null in by_rank]
+    found.add("auc_agreement", "anchors", "held_out", null_means, n_scored, seed)
+    found.add("auc_agreement", "anchors_rank", "held_out", rank_means, n_scored, seed)
+    found.add("auc_probe", "none", "held_out", probed.auc, n_scored, seed)
+    found.add("auc_probe_words", "none", "held_out", probed.auc_words, n_scored, seed)
+    for metric, values in (
+        ("p_anchors", p_anchors),
+        ("p_anchors_rank", p_rank),
+        ("p_rotated", p_rotated),
+    ):
+        found.add(metric, "none", "held_out", values, n_scored, seed)
+    return Made(found, _summary(found, site_id, centre, own, rotated, null_p95, rank_p95, seed))
+
+
+def _summary(
+    found: Found,
+    site_id: str,
+    centre: str,
+    own: InBasis,
+    rotated: dict[str, InBasis],
+    null_p95: Floats,
+    rank_p95: Floats,
+    seed: int,
+) -> list[Figure]:
+    """Means over the categories, of every metric that each of them has, and shares."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for _, metric, control, split, value, _, _ in found.figures:
+        groups.setdefault((metric, control, split), []).append(value)
+    figures = [
+        site_figure(site_id, _KIND, centre, *key, values, seed)
+        for key, values in groups.items()
+        if not key[0].startswith("p_")
+    ]
+    for control, one in {"none": own, **rotated}.items():
+        best = one.whole.best_auc
+        shares = {
+            "discoverable_share": best >= 0.75,
+            "beats_null_share": best > null_p95,
+            "beats_rank_null_share": best > rank_p95,
+        }
+        figures += [
+            site_figure(site_id, _KIND, centre, metric, control, "in_sample", values.astype(float), seed)
+            for metric, values in shares.items()
+        ]
+    return figures

@@ -1,0 +1,432 @@
+"""Features in text: which states agree with them, how well they read there, and what a sample of states shows.
+
+First positions are left out of everything here: a few of their dimensions are so large that their signs say little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...catalog import bulk, store
+from ...catalog.bulk import Figure
+from ...catalog.codes import n_bytes, unpack
+from ...catalog.errors import ModelError
+from ..forward import batches, one_pass
+from ..pack import pack_signs
+from ..sites import Site
+from .bits import Patterns, TypeBits, agreements, percentiles, rng, top_of
+from .controls import Rotations, haar
+from .independence import Pairs, measure
+from .prediction import sign_majority, sign_only
+from .prototypes import define
+from .rows import site_figure
+
+if TYPE_CHECKING:
+    from ..model import LoadedModel
+
+TOP_STATES = 20
+SAMPLE_TOKENS = 16_384
+PREDICTED = 512
+"""Positions that sign-only prediction is tried at."""
+LOUDEST = 800 / 2560
+"""Share of the dimensions that the paper calls loudest (Table 1: 800 of Qwen's 2560)."""
+_CHUNK = 131_072
+Ids = NDArray[np.int64]
+
+
+# ---- every stored state ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A feature as the catalogue holds it; `anchors` are a category's words, ascending."""
+
+    feature_id: int
+    mask: bytes
+    polarity: bytes
+    anchors: Ids
+
+
+def stored_features(path: Path, run_id: str, site: str, centre: str) -> list[Stored]:
+    """The features of one run at a site and centre, in order of their ids."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT f.feature_id, f.mask, f.polarity, list(x.token_id) FILTER (x.part IN ('define', 'score')) "
+            "FROM feature_row f JOIN site s USING (site_id) LEFT JOIN feature_member x USING (feature_id) "
+            "WHERE f.run_id = ? AND s.name = ? AND f.centre = ? GROUP BY ALL ORDER BY f.feature_id",
+            [run_id, site, centre],
+        ).fetchall()
+    return [Stored(row[0], row[1], row[2], np.sort(np.array(row[3] or [], np.int64))) for row in rows]
+
+
+@dataclass
+class Scored:
+    """How features agree with the states of one text run; counts of dimensions.
+
+    `n` states, first positions left out; `sums` and `squares` of the counts; the best `states` and `counts`; the
+    counts of `positive` states (a category's words) and the histogram of all, per feature.
+    """
+
+    width: int
+    n: int
+    sums: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    states: list[Ids]
+    counts: list[Ids]
+    positive: list[list[NDArray[np.int16]]]
+    times: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, n_features: int, width: int) -> Scored:
+        """Nothing seen yet."""
+        none = [np.empty(0, np.int64)] * n_features
+        return cls(
+            width,
+            0,
+            np.zeros(n_features),
+            np.zeros(n_features),
+            list(none),
+            list(none),
+            [[] for _ in range(n_features)],
+            np.zeros((n_features, width + 1), np.int64),
+        )
+
+    def add(
+        self, states: Ids, tokens: Ids, types: TypeBits, patterns: Patterns, anchors: Sequence[Ids]
+    ) -> None:
+        """`types` holds the codes of `states`, whose tokens are `tokens`; both in ascending order of state."""
+        values = np.arange(self.width + 1, dtype=np.float64)
+        self.n += len(states)
+        for i, row in agreements(types, patterns):
+            times = np.bincount(row, minlength=self.width + 1)
+            self.times[i] += times
+            self.sums[i] += times @ values
+            self.squares[i] += times @ values**2
+            places, counts = top_of(row, times, TOP_STATES)
+            ids = np.concatenate([self.states[i], states[places]])
+            both = np.concatenate([self.counts[i], counts])
+            order = np.lexsort((ids, -both))[:TOP_STATES]
+            self.states[i], self.counts[i] = ids[order], both[order]
+            if len(anchors[i]):
+                self.positive[i].append(row[np.isin(tokens, anchors[i])])
+
+    def auc(self, i: int) -> tuple[float, int]:
+        """Of feature `i`: occurrences of its words against all other states, and how many occurrences there were."""
+        own = np.concatenate([*self.positive[i], np.empty(0, np.int16)])
+        against = self.times[i] - np.bincount(own, minlength=self.width + 1)
+        total = int(against.sum())
+        if not len(own) or not total:
+            return float("nan"), len(own)
+        upto = against.cumsum()
+        return float(((upto[own] - against[own] / 2) / total).mean()), len(own)
+
+
+def score_states(
+    path: Path,
+    features: Sequence[Stored],
+    code_set_id: int,
+    width: int,
+    ranges: Sequence[tuple[int, int]],
+) -> Scored:
+    """How `features` agree with the states of a code set whose ids lie in `ranges` (first, last)."""
+    masks, polarities = (
+        unpack(np.frombuffer(b"".join(parts), np.uint8).reshape(len(features), -1), width).astype(np.bool_)
+        for parts in ([one.mask for one in features], [one.polarity for one in features])
+    )
+    patterns = Patterns(masks, polarities)
+    anchors = [one.anchors for one in features]
+    scored = Scored.empty(len(features), width)
+    for first, last in ranges:
+        for a in range(first, last + 1, _CHUNK):
+            b = min(a + _CHUNK - 1, last)
+            with store.reading(path) as connection:
+                states, codes = bulk.read_range(connection, code_set_id, n_bytes(width), a, b)
+                rows = connection.execute(
+                    "SELECT state_id, token_id, position FROM state_row WHERE state_id BETWEEN ? AND ? ORDER BY state_id",
+                    [a, b],
+                ).to_arrow_table()
+            if len(states):
+                ids = rows.column("state_id").to_numpy()
+                kept = (rows.column("position").to_numpy() > 0)[np.searchsorted(ids, states)]
+                tokens = rows.column("token_id").to_numpy()[np.searchsorted(ids, states)]
+                scored.add(states[kept], tokens[kept], TypeBits(codes[kept], width), patterns, anchors)
+    return scored
+
+
+def scored_figures(
+    features: Sequence[Stored], scored: Scored, site_id: str, centre: str, seed: int
+) -> tuple[list[Figure], dict[str, Any]]:
+    """Figures of features in text, and the columns of `feature_state_row` beside its run."""
+    figures: list[Figure] = []
+    n = max(1, scored.n)
+    n_dims = [int(np.bitwise_count(np.frombuffer(one.mask, np.uint8)).sum()) for one in features]
+    aucs = []
+    for i, one in enumerate(features):
+        mean = scored.sums[i] / n
+        std = float(np.sqrt(max(scored.squares[i] / n - mean**2, 0.0)))
+        values = [("agreement_context_mean", mean / max(1, n_dims[i]), scored.n)]
+        values.append(("agreement_context_std", std / max(1, n_dims[i]), scored.n))
+        if len(one.anchors):
+            auc, occurrences = scored.auc(i)
+            values.append(("auc_context", auc, occurrences))
+            aucs.append(auc)
+        figures += [
+            Figure(
+                site_id, "feature", str(one.feature_id), metric, "none", "held_out", float(value), count, seed
+            )
+            for metric, value, count in values
+        ]
+    if aucs:
+        # `context` measures the same on a sample, beside rotated bases.
+        figures.append(
+            site_figure(site_id, "category", centre, "auc_context_stored", "none", "held_out", aucs, seed)
+        )
+    lengths = [len(one) for one in scored.states]
+    shares = [counts / max(1, dims) for counts, dims in zip(scored.counts, n_dims, strict=True)]
+    empty = np.empty(0)
+    rows = {
+        "feature_id": np.repeat(np.array([one.feature_id for one in features], np.int64), lengths),
+        "state_id": np.concatenate([*scored.states, empty.astype(np.int64)]),
+        "agreement": np.concatenate([*shares, empty]),
+    }
+    return figures, rows
+
+
+# ---- a sample of the text through the model -------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token ids of one stored document."""
+
+    document_id: int
+    ids: NDArray[np.int64]
+
+
+def sample_windows(
+    path: Path, tokenizer: str, text_ids: Sequence[int], seed: int
+) -> tuple[list[Window], Ids]:
+    """Random documents of some texts up to 16,384 tokens in all, and how often each token stands in the others.
+
+    The counts, (largest token id + 1,), are the frequency baseline's: of text that nothing is predicted in.
+    """
+    with store.reading(path) as connection:
+        where = " OR ".join(f"document_id BETWEEN {one} AND {one + (1 << 32) - 1}" for one in text_ids)
+        documents = connection.execute(
+            f"SELECT document_id, n_tokens FROM document_row WHERE {where} ORDER BY document_id"
+        ).fetchnumpy()
+        order = rng(seed, "sample", tokenizer).permutation(len(documents["document_id"]))
+        # Half of a small text is left for the baselines that must not see what they predict.
+        limit = min(SAMPLE_TOKENS, max(1, int(documents["n_tokens"].sum()) // 2))
+        running = documents["n_tokens"][order].cumsum()
+        chosen = np.sort(documents["document_id"][order[: int(np.searchsorted(running, limit)) + 1]])
+        listed = ", ".join(map(str, chosen))
+        rows = connection.execute(
+            f"SELECT document_id, list(token_id ORDER BY position) FROM state_row WHERE document_id IN ({listed}) "
+            "GROUP BY document_id ORDER BY document_id"
+        ).fetchall()
+        others = connection.execute(
+            f"SELECT token_id, count(*) AS n FROM state_row WHERE ({where}) AND document_id NOT IN ({listed}) GROUP BY token_id"
+        ).fetchnumpy()
+    counts = np.zeros(int(others["token_id"].max()) + 1 if len(others["token_id"]) else 0, np.int64)
+    counts[others["token_id"]] = others["n"]
+    return [Window(row[0], np.array(row[1], np.int64)) for row in rows], counts
+
+
+@dataclass
+class Sample:
+    """States of the sample, first positions left out: `tokens` (n,), and codes by site, basis and centre.
+
+    `final` (m, width) are states after the final norm, at random positions that have a next token: `contexts` and
+    `targets` belong to them. Empty where the model has no such site.
+    """
+
+    tokens: Ids
+    codes: dict[tuple[str, str, str], TypeBits]
+    final: torch.Tensor
+    contexts: list[Ids]
+    targets: Ids
+
+
+def run_sample(
+    model: LoadedModel,
+    windows: Sequence[Window],
+    means: dict[str, NDArray[np.float64]],
+    sites: Sequence[str],
+    batch_tokens: int,
+    seed: int,
+    computed: Callable[[int], None],
+) -> Sample:
+    """Send `windows` through the model; see `Sample`."""
+    lengths = [len(one.ids) for one in windows]
+    # Prompts end where a next token is known.
+    ends = [(i, p) for i, n in enumerate(lengths) for p in range(1, n - 1)]
+    chosen = rng(seed, "prompts").permutation(len(ends))[:PREDICTED]
+    prompts = sorted(ends[i] for i in chosen)
+    final_site = next((one for one in model.sites if one.point == "final_norm"), None)
+    wanted = [Site.from_name(one) for one in sites]
+    if final_site is not None and final_site not in wanted:
+        wanted.append(final_site)
+    rotations = {one: Rotations(model.width_of(Site.from_name(one)), model.device) for one in sites}
+    parts: dict[tuple[str, str, str], dict[int, NDArray[np.uint8]]] = {}
+    finals: dict[tuple[int, int], torch.Tensor] = {}
+    at = {i: [p for j, p in prompts if j == i] for i in range(len(windows))}
+    shifts = {
+        one: torch.from_numpy(means[one].astype(np.float32)).to(model.device) for one in sites if one in means
+    }
+    for batch in batches(lengths, batch_tokens):
+        longest = max(lengths[i] for i in batch)
+        ids = torch.zeros((len(batch), longest), dtype=torch.int64)
+        for row, i in enumerate(batch):
+            ids[row, : lengths[i]] = torch.from_numpy(windows[i].ids)
+
+        def take(site: Site, x: torch.Tensor, batch: list[int] = batch) -> None:
+            for row, i in enumerate(batch):
+                if site == final_site:
+                    for p in at[i]:
+                        finals[i, p] = x[row, p].float().cpu().clone()
+                if site.name in rotations:
+                    states = x[row, 1 : lengths[i]]
+                    found = rotations[site.name].codes(states, shifts.get(site.name))
+                    found["standard", "zero"] = pack_signs(states).cpu().numpy()
+                    if site.name in shifts:
+                        found["standard", "mean"] = pack_signs(states, shifts[site.name]).cpu().numpy()
+                    for key, codes in found.items():
+                        parts.setdefault((site.name, *key), {})[i] = codes
+
+        with one_pass(ids.numel()):
+            model.forward(ids, [lengths[i] for i in batch], wanted, take)  # type: ignore[arg-type]
+        computed(sum(lengths[i] for i in batch))
+    order = range(len(windows))
+    return Sample(
+        np.concatenate([one.ids[1:] for one in windows]),
+        {
+            key: TypeBits(np.concatenate([pieces[i] for i in order]), model.width_of(Site.from_name(key[0])))
+            for key, pieces in parts.items()
+        },
+        torch.stack([finals[one] for one in prompts]) if finals else torch.empty(0, model.width),
+        [windows[i].ids[: p + 1] for i, p in prompts],
+        np.array([windows[i].ids[p + 1] for i, p in prompts], np.int64),
+    )
+
+
+def bases_of(sample: Sample, site: str) -> Iterator[tuple[str, str]]:
+    """(basis, centre) that the sample has codes of at a site, the standard basis first."""
+    keys = [(basis, centre) for name, basis, centre in sample.codes if name == site]
+    return iter(sorted(keys, key=lambda one: (one[0] != "standard", one)))
+
+
+def context_figures(
+    sample: Sample,
+    site: str,
+    site_id: str,
+    types: Callable[[str, str], TypeBits],
+    anchors: Sequence[Ids],
+    seed: int,
+) -> list[Figure]:
+    """Independence in context, signs kept from type to context, and contextual AUC, in every basis at one site.
+
+    `types` gives the codes of the vocabulary in a basis and centre; `anchors` are the words of each category.
+    """
+    figures: list[Figure] = []
+    for basis, centre in bases_of(sample, site):
+        control = "none" if basis == "standard" else basis
+        states = sample.codes[site, basis, centre]
+        own = types(basis, centre)
+        figures += independence_figures(states, site_id, "state", centre, control, seed)
+        kept = 1 - np.bitwise_count(states.codes ^ own.codes[sample.tokens]).sum(1) / states.width
+        figures.append(
+            site_figure(site_id, "state", centre, "sign_kept_share", control, "in_sample", kept, seed)
+        )
+        # What agreement of signs is worth depends on how often any two of them agree.
+        other = own.codes[rng(seed, "shuffled").permutation(sample.tokens)]
+        shuffled = 1 - np.bitwise_count(states.codes ^ other).sum(1) / states.width
+        name = "shuffled" if control == "none" else f"shuffled {control}"
+        figures.append(
+            site_figure(site_id, "state", centre, "sign_kept_share", name, "in_sample", shuffled, seed)
+        )
+        if anchors:
+            patterns = define(own, anchors, anchors).patterns
+            aucs = np.full(len(anchors), np.nan)
+            for i, row in agreements(states, patterns):
+                inside = np.isin(sample.tokens, anchors[i])
+                if inside.any() and not inside.all():
+                    aucs[i] = percentiles(row[inside], row[~inside]).mean()
+            figures.append(
+                site_figure(site_id, "category", centre, "auc_context", control, "held_out", aucs, seed)
+            )
+    return figures
+
+
+def independence_figures(
+    codes: TypeBits, site_id: str, subject: str, centre: str, control: str, seed: int
+) -> list[Figure]:
+    """Mutual information over all pairs of dimensions, and the participation ratio of their correlations."""
+    found = measure(Pairs.of(codes.codes, codes.width))
+    values = {
+        "mi_mean": (found.mean_mi, found.n_pairs),
+        "mi_above_0.01_share": (found.share_above, found.n_pairs),
+        "mi_max": (found.max_mi, found.n_pairs),
+        "mi_bias": (found.bias, found.n_pairs),
+        "participation_ratio": (found.participation_ratio, found.n),
+        "constant_dims": (float(found.constant), found.n),
+    }
+    return [
+        Figure(site_id, subject, centre, metric, control, "in_sample", value, n, seed)
+        for metric, (value, n) in values.items()
+    ]
+
+
+@dataclass
+class Prediction:
+    """Figures about what signs predict, and why some are missing."""
+
+    figures: list[Figure] = field(default_factory=list)
+    note: str = ""
+
+
+def prediction_figures(
+    model: LoadedModel, sample: Sample, counts: Ids, site_id: str, seed: int
+) -> Prediction:
+    """Sign-only next token and sign majority (Bag of Dims, sections 4 and 5), each beside its baselines."""
+    if not len(sample.targets) or not len(sample.final):
+        return Prediction(note="sign-only prediction was not measured: no position with a next token")
+    try:
+        unembedding = model.unembedding()
+    except ModelError as error:
+        return Prediction(note=f"sign-only prediction was not measured: {error.what}")
+    rotations = [haar(model.width, one).T for one in (1, 2, 3)]
+    n = len(sample.targets)
+    loudest = max(1, round(LOUDEST * model.width))
+    head = unembedding.float()
+    only = sign_only(
+        sample.final, head, loudest=loudest, seed=seed, rotations=rotations, bias=model.unembedding_bias()
+    )
+    figures = []
+
+    def add(metric: str, control: str, share: float) -> None:
+        error = float(np.sqrt(share * (1 - share) / n))
+        figures.append(Figure(site_id, "prediction", "", metric, control, "held_out", share, n, seed, error))
+
+    for method, shares in only.items():
+        loud = method.startswith("loudest")
+        control = method.removeprefix("loudest").lstrip("_") or "none"
+        for k, share in shares.items():
+            add(f"sign_{'loudest' if loud else 'only'}_top{k}", control, share)
+    embedding = model.embedding().float()
+    padded = np.zeros(len(embedding), np.int64)
+    padded[: len(counts)] = counts[: len(embedding)]
+    majority = sign_majority(
+        embedding, sample.contexts, sample.targets, padded, h_final=sample.final, rotations=rotations
+    )
+    for method, shares in majority.items():
+        for k, share in shares.items():
+            add(f"sign_majority_top{k}", method, share)
+    return Prediction(figures)

@@ -1,0 +1,62 @@
+"""A tiny model whose vocabulary holds whole words of some categories, so that features can be made of them."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from pathlib import Path
+
+import tiny
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from signarium.ingest.features.anchors import DEFAULT
+
+CATEGORIES = ("animal", "body", "color", "food", "metal", "person")
+EACH = 40
+ROWS = 1200
+
+
+@cache
+def words() -> dict[str, list[str]]:
+    """The first words of those categories of the pack."""
+    found: dict[str, list[str]] = {}
+    with DEFAULT.open(encoding="utf-8", newline="") as handle:
+        for row in csv.DictReader(handle):
+            found.setdefault(row["category"], []).append(row["word"])
+    names = [one for one in CATEGORIES if one in found]
+    names += [one for one in found if one not in names][: len(CATEGORIES) - len(names)]
+    return {name: found[name][:EACH] for name in names}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which each of `words`, behind a space, is one token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=ROWS - 10,
+        special_tokens=["<bos>", "<eos>", "<pad>", "<unk>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([f" {word}" for some in words().values() for word in some] * 9, trainer)
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def folder(home: Path, seed: int = 0) -> Path:
+    """A Llama of width 48 with that tokenizer, saved at `home/wordy-SEED`."""
+    path = tiny.folder(home, "llama", seed, name=f"wordy-{seed}", vocab_size=ROWS)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+def text() -> str:
+    """Sentences of those words."""
+    lists = list(words().values())
+    lines = [
+        " ".join(["The", *(one[i % len(one)] for one in lists), "and", "the", "rest."]) for i in range(EACH)
+    ]
+    return "\n".join(lines) + "\n"
