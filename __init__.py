@@ -5,6 +5,7 @@
 >>> c = signarium.open("catalogue.duckdb")
 >>> c.sql("SELECT name, width FROM models").to_pylist()
 >>> c.nearest('type:" king"', k=5).table
+>>> c.features(survives=True).to_pylist()
 
 Every command of the command line is a function or a method here, with the same names and options (`--in` is
 `within`). They return Arrow tables or small dataclasses and print nothing. Importing this does not import torch, nor DuckDB.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from .catalog.codes import Codes
     from .catalog.verify import Finding
+    from .queries.card import FeatureCard
     from .queries.nearest import Answer, Target
 
 from . import ingest
@@ -89,9 +91,9 @@ class Catalogue:
         approximate: bool = False,
         device: str = "auto",
     ) -> Answer:
-        """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `code:`).
+        """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `code:`).
 
-        `within` is the command line's `--in`: states, types or types_bos. What is not given is chosen: the
+        `within` is the command line's `--in`: states, types, types_bos or features. What is not given is chosen: the
         only model, states if there are any (types for a `type:`), the middle one of its resid_post sites, the
         centre mean for types and zero for states; `.target` of the answer says what it was. `where` is a
         condition over the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
@@ -99,7 +101,8 @@ class Catalogue:
 
         Returns:
             `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in
-            order of (distance, item).
+            order of (distance, item). From a feature, and among features, distance counts the registered
+            dimensions that have another sign; features come by agreement, a column of its own.
 
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
@@ -133,6 +136,126 @@ class Catalogue:
             encode=encode,
         )
         return replace(answer, query=searched[0]) if searched else answer
+
+    def features(
+        self,
+        *,
+        model: str | None = None,
+        site: str | None = None,
+        kind: str | None = None,
+        centre: str | None = None,
+        survives: bool | None = None,
+        sort: str = "auc_held_out",
+        limit: int | None = 20,
+    ) -> pa.Table:
+        """Rows of the view `features`, the strongest first; `limit` 0 or None gives all.
+
+        Raises:
+            InvalidInput, NotFound: naming what there is, or how features are made.
+        """
+        from .queries.features import list_features
+
+        return list_features(
+            self.path,
+            model=model,
+            site=site,
+            kind=kind,
+            centre=centre,
+            survives=survives,
+            sort=sort,
+            limit=limit,
+        )
+
+    def feature(
+        self,
+        feature: int | str,
+        *,
+        model: str | None = None,
+        site: str | None = None,
+        centre: str | None = None,
+    ) -> FeatureCard:
+        """All about one feature, by its id, or by its name if that is its alone at that model, site and centre.
+
+        Raises:
+            NotFound, InvalidInput: if none is called so, or several are.
+        """
+        from .queries.card import show
+
+        return show(self.path, str(feature), model=model, site=site, centre=centre)
+
+    def find(
+        self,
+        token: str,
+        *,
+        model: str | None = None,
+        site: str | None = None,
+        centre: str | None = None,
+        least: float = 0.8,
+        limit: int | None = 20,
+    ) -> pa.Table:
+        """The features that a token alone has (`" king"`, leading space included, or `"id:123"`).
+
+        Columns: rank, agreement, surprise (standard deviations above the mean of all types), and those of the
+        view `features`; agreements below `least` are left out.
+
+        Raises:
+            InvalidInput, NotFound: naming what there is.
+        """
+        from .queries.features import find
+
+        return find(self.path, token, model=model, site=site, centre=centre, least=least, limit=limit)
+
+    def read(
+        self,
+        text: str | None = None,
+        *,
+        file: str | Path | None = None,
+        model: str | None = None,
+        site: str | None = None,
+        centre: str | None = None,
+        top: int = 3,
+        least: float = 0.8,
+        first: bool = False,
+        every: bool = False,
+        context: int = 256,
+        device: str = "auto",
+    ) -> pa.Table:
+        """A text, or that of a file, token by token with the features that each has most; loads the model.
+
+        A row for each of the `top` features of a token: chunk, position, token, is_first, rank, feature_id, name,
+        kind, agreement, surprise (standard deviations above what is usual in a text, or for types where no text
+        was ingested). `first` includes those of a window's first token, `every` those that do not beat their null.
+
+        Raises:
+            InvalidInput, NotFound, TextError, ModelError: naming what there is.
+        """
+        from .queries import annotate
+
+        text = _text_of(text, file)
+        target = annotate.place(self.path, model, site, centre)
+        from .ingest.encode import encode_tokens
+
+        at = (target.site, target.centre)
+        encoded = encode_tokens(self.path, target.model, [at], text, context, device)
+        return annotate.read(
+            self.path,
+            target,
+            encoded.tokens,
+            encoded.token_ids,
+            encoded.chunks,
+            encoded.positions,
+            encoded.codes[at],
+            top=top,
+            least=least,
+            first=first,
+            every=every,
+        )
+
+    def evidence(self, model: str | None = None) -> pa.Table:
+        """The view `evidence`, claim by claim: published, here, its control, and whether it survives."""
+        from .queries.evidence import rows
+
+        return rows(self.path, model)
 
     def models(self) -> pa.Table:
         """The view `models`, by name."""
@@ -199,3 +322,24 @@ class Catalogue:
         from .queries.models import rows
 
         return rows(self.path, view, model)
+
+
+def _text_of(text: str | None, file: str | Path | None) -> str:
+    """The text itself, or what a file holds; line ends stay as they are."""
+    from .catalog.errors import InvalidInput, TextError
+
+    if (text is None) == (file is None):
+        raise InvalidInput("give a text or --file PATH", "one of the two")
+    if file is not None:
+        try:
+            return Path(file).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError(f"{file} is not UTF-8 (byte {error.start})", "convert it first") from None
+        except OSError as error:
+            raise TextError(f"{file} cannot be read ({(error.strerror or str(error)).lower()})") from error
+    assert text is not None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the text is no valid Unicode", "write it as UTF-8") from None
+    return text

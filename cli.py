@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -15,8 +14,6 @@ import click
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from .ingest.run import Estimate
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,6 +126,17 @@ def _print(
     formats.render(table, format_, sys.stdout.buffer, width=_width(), color=_color())
 
 
+def _write(text: str, output: Path | None) -> None:
+    from .queries.formats import atomic_output
+
+    data = text.encode("utf-8", "backslashreplace")
+    if output is None:
+        sys.stdout.buffer.write(data)
+        return
+    with atomic_output(output) as out:
+        out.write(data)
+
+
 def _check_format(format_: str, output: Path | None) -> None:
     """Said before any work is done."""
     from .catalog.errors import InvalidInput
@@ -196,7 +204,9 @@ def _open(path: Path) -> Any:
     help="Such as `resid_post.8,16;k.0-3;ffn.*`.  [default: five evenly spaced resid_post]",
 )
 @click.option(
-    "--stages", metavar="LIST", help="Of types,states.  [default: types, and states if there is a text]"
+    "--stages",
+    metavar="LIST",
+    help="Of types,states,features.  [default: types, states if there is a text, and features]",
 )
 @click.option(
     "--max-tokens",
@@ -231,6 +241,18 @@ def _open(path: Path) -> Any:
 )
 @click.option("--bos", is_flag=True, help="Ingest the vocabulary behind a BOS token as well.")
 @click.option(
+    "--categories",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.csv",
+    help="Categories of one's own for the stage features: a CSV with the columns category and word.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Types that discovery starts from, in the stage features.  [default: 1500]",
+)
+@click.option(
     "--random-init",
     type=click.IntRange(0),
     metavar="SEED",
@@ -256,12 +278,13 @@ def ingest(
     import signarium
 
     from .catalog.errors import InvalidInput
+    from .progress import Display
 
     global _resumes
     _resumes = not dry_run
     if name is not None and not name.strip():
         raise InvalidInput("--name is empty", "leave it out, or give one")
-    with _Display() as progress:
+    with Display() as progress:
         report = signarium.ingest(  # type: ignore[operator]
             db,
             model,
@@ -280,106 +303,6 @@ def ingest(
         click.echo(f"{report.model}: all of it is in {db} already")
     else:
         click.echo(f"{report.model}: {report.estimate.rows:,} codes are in {db}")
-
-
-class _Display:
-    """How an ingest goes: a bar on stderr if that is a terminal, else a line on stdout now and then.
-
-    What is said without an error goes to stdout, so that stderr holds the one line of an error and nothing else.
-    """
-
-    _EVERY_S = 30.0
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._terminal = sys.stderr.isatty()
-        self._job = ""
-        self._tokens = self._done = self._before = 0
-        self._begun = self._said = 0.0
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
-    def loading(self, what: str) -> None:
-        """See `ingest.run.Progress`."""
-        self._stop()
-        if self._terminal:
-            _say(f"{what} ...")
-
-    def counted(self, name: str, tokens: int) -> None:
-        """See `ingest.run.Progress`."""
-        now = time.monotonic()
-        if now - self._said >= (1.0 if self._terminal else self._EVERY_S):
-            if self._said:
-                click.echo(f"{name}: {tokens:,} tokens counted", err=self._terminal)
-            self._said = now
-
-    def planned(self, estimate: Estimate) -> None:
-        """See `ingest.run.Progress`."""
-        from .queries.formats import visible
-
-        scratch = f" + {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else ""
-        lines = (
-            f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}",
-            f"to do: {estimate.tokens:,} tokens, {estimate.rows:,} codes",
-            f"disk: {_mb(estimate.catalogue_bytes)} catalogue + {_mb(estimate.index_bytes)} indexes{scratch}, "
-            f"of {_mb(estimate.free_bytes)} free",
-        )
-        for line in lines:
-            click.echo(visible(line))
-
-    def started(self, job: str, tokens: int, done: int) -> None:
-        """See `ingest.run.Progress`."""
-        self._stop()
-        self._job, self._tokens, self._done, self._before = job, tokens, done, done
-        self._begun = self._said = time.monotonic()
-        if not self._terminal:
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR"))),
-        )
-        self._task = self._bar.add_task(job, total=tokens, completed=done, rate="")
-        self._bar.start()
-
-    def computed(self, tokens: int) -> None:
-        """See `ingest.run.Progress`."""
-        self._done += tokens
-        now = time.monotonic()
-        speed = (self._done - self._before) / max(now - self._begun, 1e-9)
-        if self._bar is not None:
-            self._bar.update(self._task, advance=tokens, rate=f"{speed:,.0f} tokens/s")
-        elif not self._terminal and now - self._said >= self._EVERY_S:
-            self._said = now
-            left = round(max(0, self._tokens - self._done) / speed)
-            click.echo(
-                f"{self._job}: {self._done:,} of {self._tokens:,} tokens, {speed:,.0f} tokens/s, "
-                f"{left // 60}:{left % 60:02d} left"
-            )
-
-    def ended(self) -> None:
-        """See `ingest.run.Progress`."""
-        self._stop()
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-def _mb(n: float) -> str:
-    return f"{n / 1e6:,.1f} MB" if n < 1e9 else f"{n / 1e9:,.2f} GB"
 
 
 # ---- reading --------------------------------------------------------------------------------------
@@ -433,15 +356,19 @@ def sql(
 @click.option(
     "--in",
     "within",
-    type=click.Choice(["states", "types", "types_bos"]),
-    help="What to search.  [default: types for a type:, else states if there are any]",
+    type=click.Choice(["states", "types", "types_bos", "features"]),
+    help="What to search.  [default: types for a type: or feature:, else states if there are any]",
 )
 @model_option
-@click.option("--site", metavar="SITE", help="[default: the middle one of the model's resid_post sites]")
+@click.option(
+    "--site",
+    metavar="SITE",
+    help="[default: that of the feature:, else the middle one of the model's resid_post sites]",
+)
 @click.option(
     "--centre",
     type=click.Choice(["zero", "mean"]),
-    help="[default: mean for types, zero for states: where bits say most]",
+    help="[default: that of the feature:, else mean for types, zero for states: where bits say most]",
 )
 @click.option("-k", type=click.IntRange(1), default=10, show_default=True, help="How many.")
 @click.option("--where", metavar="SQL", help="Search only rows for which this holds, such as `position > 0`.")
@@ -465,7 +392,8 @@ def nearest(
     """The codes nearest to QUERY by Hamming distance, exact.
 
     QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
-    `code:HEX`. Equal distances are ordered by the item's id.
+    `feature:ID` (or its name), `code:HEX`. Equal distances are ordered by the item's id. From a feature, and
+    among features, the distance counts its registered dimensions that have another sign.
     """
     from .queries.nearest import display, summary
 
@@ -473,6 +401,177 @@ def nearest(
     answer = _open(db).nearest(query, within=within, **options)
     _say(summary(answer))
     _print(answer.table, format_, output, lambda _, width: display(answer, width))
+
+
+# ---- features -------------------------------------------------------------------------------------
+
+
+def place_options(command: F) -> F:
+    """`--model`, `--site` and `--centre` of the commands about features."""
+    command = click.option("--centre", type=click.Choice(["zero", "mean"]), help="Only with this centre.")(
+        command
+    )
+    command = click.option("--site", metavar="SITE", help="Only at this site.")(command)
+    return model_option(command)
+
+
+_limit_option = click.option(
+    "--limit", type=click.IntRange(0), default=20, show_default=True, metavar="N", help="How many; 0 for all."
+)
+_least_option = click.option(
+    "--least",
+    type=click.FloatRange(0, 1),
+    default=0.8,
+    show_default=True,
+    metavar="SHARE",
+    help="Leave out agreements below this.",
+)
+
+
+@cli.group("features")
+def features_group() -> None:
+    """What the signs encode: features, with the controls that they stand beside."""
+
+
+@features_group.command("list")
+@place_options
+@click.option("--kind", metavar="KIND", help="Only category, or only discovered.")
+@click.option(
+    "--survives/--fails", default=None, help="Only those that survive their controls, or only the others."
+)
+@click.option(
+    "--sort",
+    default="auc_held_out",
+    show_default=True,
+    metavar="COLUMN",
+    help="name, n_dims, best_dim_auc, auc_in_sample, auc_held_out, auc_rotated, fire_rate or p_value.",
+)
+@_limit_option
+@output_options
+@click.pass_obj
+def features_list(db: Path, format_: str, output: Path | None, **options: Any) -> None:
+    """The features, the strongest first."""
+    from .queries.features import display
+
+    _check_format(format_, output)
+    table = _open(db).features(**options)
+    if 0 < options["limit"] == table.num_rows:
+        _say(f"the first {options['limit']} by {options['sort']}; --limit 0 for all")
+    _print(table, format_, output, display)
+
+
+@features_group.command("show")
+@click.argument("feature")
+@place_options
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: a list of one object with the feature, its members, types, states, measurements and histogram.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to a file, whole or not at all.",
+)
+@click.pass_obj
+def features_show(db: Path, feature: str, format_: str, output: Path | None, **options: Any) -> None:
+    """One feature: its tokens, its contexts, and each figure beside its controls.
+
+    FEATURE is a feature_id or a name. A name that several features have needs --model, --site or --centre.
+    """
+    from .queries.formats import json_text
+    from .queries.page import page
+
+    _check_format(format_, output)
+    card = _open(db).feature(feature, **options)
+    if format_ == "json":
+        _write(f"[\n{json_text(card.parts())}\n]\n", output)
+    else:
+        on_screen = output is None
+        _write(page(card, _width() if on_screen else None, on_screen and _color()), output)
+
+
+@features_group.command("find")
+@click.argument("token")
+@place_options
+@_least_option
+@_limit_option
+@output_options
+@click.pass_obj
+def features_find(db: Path, token: str, format_: str, output: Path | None, **options: Any) -> None:
+    """The features that TOKEN alone has, the most surprising first.
+
+    TOKEN is one token of the vocabulary, its leading space included, such as `" king"`, or `id:NUMBER`. A
+    surprise is an agreement in standard deviations above the mean of all types.
+    """
+    from .queries.features import display
+
+    _check_format(format_, output)
+    _print(_open(db).find(token, **options), format_, output, display)
+
+
+@features_group.command("read")
+@click.argument("text", required=False)
+@click.option(
+    "--file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Read the text from a file instead.",
+)
+@model_option
+@click.option(
+    "--site", metavar="SITE", help="[default: the middle one of the resid_post sites that have features]"
+)
+@click.option(
+    "--centre", type=click.Choice(["zero", "mean"]), help="[default: zero if there are features with it]"
+)
+@click.option(
+    "--top", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Features of a token."
+)
+@_least_option
+@click.option("--first", is_flag=True, help="Also those of the first position, which is atypical.")
+@click.option("--all", "every", is_flag=True, help="Also features that do not beat their null.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window; a longer text is read in several.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@output_options
+@click.pass_obj
+def features_read(db: Path, format_: str, output: Path | None, **options: Any) -> None:
+    """TEXT token by token, each with the features that it has more than is usual in a text."""
+    from .queries.annotate import display, summary
+
+    _check_format(format_, output)
+    table = _open(db).read(**options)
+    _say(summary(table))
+    _print(table, format_, output, lambda table, _: display(table))
+
+
+@cli.command()
+@model_option
+@output_options
+@click.pass_obj
+def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> None:
+    """Claim by claim: the published figure, the one here, its control, and whether the claim survives."""
+    from .queries.evidence import page
+
+    _check_format(format_, output)
+    table = _open(db).evidence(model)
+    if format_ == "table":
+        on_screen = output is None
+        _write(page(table, _width() if on_screen else None, on_screen and _color()), output)
+    else:
+        _print(table, format_, output)
+
+
+# ---- what is there --------------------------------------------------------------------------------
 
 
 def _listing(name: str, about: str, per_model: bool) -> None:

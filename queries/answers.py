@@ -28,14 +28,17 @@ MARKS = ("«", "»")
 
 @dataclass(frozen=True)
 class Answer:
-    """Rows ordered by (distance, item): rank, distance in bits, and the columns of the view searched."""
+    """Rows ordered by (distance, item): rank, distance in bits, and the columns of the view searched.
+
+    Features are ordered by agreement instead, a column of its own: each registers another number of dimensions.
+    """
 
     target: Target
     table: pa.Table
     searched: int
     recall: float | None = None
     query: str | None = None
-    """Of a free text, the token that was searched."""
+    """Of a free text, the token that was searched; of a feature, what it is."""
 
 
 def answer_rows(
@@ -185,6 +188,7 @@ _SHOWN = {
     "states": ("rank", "distance", "state_id", "position", "context"),
     "types": ("rank", "distance", "token_id", "token", "norm"),
     "types_bos": ("rank", "distance", "token_id", "token", "norm"),
+    "features": ("rank", "distance", "agreement", "feature_id", "name", "n_dims"),
 }
 _OTHERS = 2 * 4 + 4 + 8 + 19 + 8
 """Cells that the other columns of `states` take: rank, distance, state_id, position, and what is between."""
@@ -200,13 +204,13 @@ def display(answer: Answer, width: int | None = None) -> pa.Table:
     room = max(16, width - _OTHERS)
     tokens = answer.table.column("token").to_pylist()
     texts = [
-        _around_mark(text, token or "", room)
+        around_mark(text, token or "", room)
         for text, token in zip(table.column("context").to_pylist(), tokens, strict=True)
     ]
     return table.set_column(table.column_names.index("context"), "context", pa.array(texts, pa.string()))
 
 
-def _around_mark(text: str, token: str, room: int) -> str:
+def around_mark(text: str, token: str, room: int) -> str:
     """`text` cut to `room` cells around its marked `token`."""
     from .formats import cell_width
 
@@ -247,7 +251,10 @@ def _end(text: str, room: int) -> str:
 def summary(answer: Answer) -> str:
     """One line that says what was searched."""
     target = answer.target
-    line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} codes of {target.width} bits"
+    what = f"codes of {target.width} bits"
+    if target.view == "features":
+        what = f"feature{'' if answer.searched == 1 else 's'} over {target.width} dimensions"
+    line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
     if answer.recall is not None:
         line += f"; approximate, recall {answer.recall:.3f} measured on this code set"
     return line if answer.query is None else f"{line}; searched {answer.query}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,7 +12,10 @@ import numpy as np
 from ..catalog import codes, index, store
 from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput
+from . import masked
 from .answers import Answer, answer_rows, contexts, display, summary
+from .masked import Pattern
+from .resolve import features_at, find_one, quoted_name, resolve_features, rows_of
 from .target import (
     SUBJECTS,
     StoredQuery,
@@ -21,8 +25,9 @@ from .target import (
     resolve,
     resolve_in,
     stored_code_in,
+    usual_centre,
 )
-from .where import Where, matching, parse_where
+from .where import Where, matching, matching_items, parse_where
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,7 +66,9 @@ def nearest(
 ) -> Answer:
     """The `k` codes nearest to a stored item, or to a free text whose code `encode` computes.
 
-    A stored item is resolved and searched in one opening of the file; it is closed while a text is encoded.
+    From a feature, distance counts the registered dimensions that have another sign; among features, so do they,
+    and the order is that of agreement. A stored item is resolved and searched in one opening of the file; it is
+    closed while a text is encoded.
 
     Raises:
         InvalidInput, NotFound: naming what there is; InvalidInput for a free text without `encode`.
@@ -70,17 +77,46 @@ def nearest(
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
     _check_approximate(approximate, where)
-    prefer = "types" if stored is not None and stored.kind == "type" else "states"
     if stored is None and encode is None:
-        raise InvalidInput(f"{query!r} is free text", "name a stored item: type:TOKEN, state:ID or code:HEX")
+        raise InvalidInput(
+            f"{query!r} is free text", "name a stored item: type:TOKEN, state:ID, feature:ID or code:HEX"
+        )
+    if approximate and (within == "features" or (stored is not None and stored.kind == "feature")):
+        raise InvalidInput("features have no approximate search", "leave out --approximate")
+    prefer = "types" if stored is not None and stored.kind in ("type", "feature") else "states"
     with store.reading(path) as connection:
-        target = resolve_in(connection, within, model, site, centre, "standard", prefer)
         parsed = parse_where(connection, where)
+        if stored is not None and stored.kind == "feature":
+            return _from_feature(path, connection, stored.value, within, model, site, centre, k, parsed)
+        if within == "features":
+            target = resolve_features(connection, model, site, centre, usual_centre(prefer))
+        else:
+            target = resolve_in(connection, within, model, site, centre, "standard", prefer)
         if stored is not None:
             code = stored_code_in(connection, target, stored)
             return _search(path, connection, target, code, k, parsed, approximate)
     assert encode is not None
     return search(path, target, encode(target), k=k, where=where, approximate=approximate)
+
+
+def _from_feature(
+    path: Path,
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    within: str | None,
+    model: str | None,
+    site: str | None,
+    centre: str | None,
+    k: int,
+    where: Where | None,
+) -> Answer:
+    if within == "features":
+        raise InvalidInput("features are not searched with a feature", "pass --in types, states or types_bos")
+    one = find_one(connection, text, model, site, centre)
+    target = resolve_in(connection, within, one.model, one.site, one.centre, one.basis, "types")
+    answer = _search(path, connection, target, one.pattern, k, where, False)
+    words = f"feature {one.feature_id}, {quoted_name(one.name)}: {one.n_dims:,} dimensions"
+    return replace(answer, query=words)
 
 
 def search(
@@ -117,16 +153,20 @@ def _search(
     path: Path,
     connection: duckdb.DuckDBPyConnection,
     target: Target,
-    code: codes.Codes,
+    code: codes.Codes | Pattern,
     k: int,
     where: Where | None,
     approximate: bool,
 ) -> Answer:
+    if target.view == "features":
+        assert not isinstance(code, Pattern)
+        return _features(connection, target, code, k, where)
     opened = [index.get(path, info, connection) for info in target.infos]
     answer = _search_in(path, connection, target, opened, code, k, where, approximate)
     # The hits come from the index, their codes from the catalogue: if they disagree, the files are damaged.
     stored = code_matrix(answer.table.column("code"), codes.n_bytes(target.width))
-    if np.array_equal(codes.hamming(code, stored), answer.table.column("distance").to_numpy()):
+    apart = masked.differing(stored, code) if isinstance(code, Pattern) else codes.hamming(code, stored)
+    if np.array_equal(apart, answer.table.column("distance").to_numpy()):
         return answer
     opened = [index.build(path, info, connection) for info in target.infos]
     return _search_in(path, connection, target, opened, code, k, where, approximate)
@@ -137,7 +177,7 @@ def _search_in(
     connection: duckdb.DuckDBPyConnection,
     target: Target,
     opened: Sequence[index.CodeIndex],
-    code: codes.Codes,
+    code: codes.Codes | Pattern,
     k: int,
     where: Where | None,
     approximate: bool,
@@ -149,7 +189,9 @@ def _search_in(
     for i, (info, one) in enumerate(zip(target.infos, opened, strict=True)):
         rows = None if kept is None else kept[i]
         searched += one.n if rows is None else len(rows)
-        if approximate:
+        if isinstance(code, Pattern):
+            parts.append(masked.search(one, code, k, rows))
+        elif approximate:
             from ..catalog.approximate import approximate_index
 
             distances, items, recall = approximate_index(path, info, one).search(code, k)
@@ -160,3 +202,22 @@ def _search_in(
     distances, items = index.merge(parts, k)
     table = answer_rows(connection, target, items[0], distances[0])
     return Answer(target, table, searched, min(recalls) if recalls else None)
+
+
+def _features(
+    connection: duckdb.DuckDBPyConnection, target: Target, code: codes.Codes, k: int, where: Where | None
+) -> Answer:
+    """The features that a code agrees with most: by agreement, then feature_id."""
+    import pyarrow as pa
+
+    there = features_at(connection, target)
+    kept = np.arange(len(there.ids))
+    if where is not None:
+        kept = np.flatnonzero(np.isin(there.ids, matching_items(connection, target, where)))
+    distance = masked.differing_each(code[None], there.patterns, target.width)[0]
+    agreement = codes.agreement(code, there.patterns.mask, there.patterns.polarity)
+    best = kept[np.lexsort((there.ids[kept], -agreement[kept]))][:k]
+    rows = rows_of(connection, there.ids[best].tolist())
+    columns = {"rank": np.arange(1, len(best) + 1), "distance": distance[best], "agreement": agreement[best]}
+    table = pa.table({**columns, **dict(zip(rows.column_names, rows.columns, strict=True))})
+    return Answer(target, table, len(kept))

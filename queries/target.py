@@ -20,13 +20,15 @@ SUBJECTS = {
     "states": ("state", "state_id"),
     "types": ("type", "token_id"),
     "types_bos": ("type_bos", "token_id"),
+    "features": ("feature", "feature_id"),
 }
-"""What `--in` takes: the view, its subject, and the column that is the code set's item."""
+"""What `--in` takes: the view, its subject, and the column that is the code set's item. Features are no code set:
+they lie in a table of their own."""
 
 
 @dataclass(frozen=True)
 class StoredQuery:
-    """A query that names something in the catalogue, or spells a code: `type:`, `state:`, `code:`."""
+    """A query that names something in the catalogue, or spells a code: `type:`, `state:`, `feature:`, `code:`."""
 
     kind: str
     value: str
@@ -50,14 +52,14 @@ class Target:
         return sum(one.n for one in self.infos)
 
 
-_EXAMPLES = {"type": "TOKEN", "state": "ID", "code": "HEX"}
+_EXAMPLES = {"type": "TOKEN", "state": "ID", "feature": "ID", "code": "HEX"}
 
 
-_NOT_YET = ("feature", "neuron", "direction")
+_NOT_YET = ("neuron", "direction")
 
 
 def parse_query(text: str) -> StoredQuery | None:
-    """What `type:" king"`, `state:123` or `code:HEX` names; None for free text.
+    """What `type:" king"`, `state:123`, `feature:17` or `code:HEX` names; None for free text.
 
     Raises:
         InvalidInput: if the part behind the colon cannot be right.
@@ -67,23 +69,31 @@ def parse_query(text: str) -> StoredQuery | None:
     except UnicodeEncodeError:
         raise InvalidInput("the query is no valid Unicode text", "write it as UTF-8") from None
     if not text.strip():
-        raise InvalidInput("the query is empty", "give a text, or type:TOKEN, state:ID or code:HEX")
+        raise InvalidInput(
+            "the query is empty", "give a text, or type:TOKEN, state:ID, feature:ID or code:HEX"
+        )
     kind, colon, value = text.partition(":")
     if colon and kind in _NOT_YET and value.strip().replace("/", "").isdecimal():
         raise InvalidInput(
-            f"{text!r} names a {kind}, and this version stores none", "search a type:, state: or code:"
+            f"{text!r} names a {kind}, and this version stores none",
+            "search a type:, state:, feature: or code:",
         )
     if not colon or kind not in _EXAMPLES:
         return None
-    if kind == "type" and len(value) >= 2 and value[0] == value[-1] == '"':
-        value = value[1:-1]
-    if kind != "type":
+    if kind == "type":
+        value = unquoted(value)
+    elif kind != "feature":
         value = value.strip()
     if not value:
         raise InvalidInput(f"{text!r} names nothing", f"write {kind}:{_EXAMPLES[kind]}")
     if kind == "state" and not (value.isascii() and value.isdecimal()):
         raise InvalidInput(f"{value!r} is not a state_id", "take one from the view states")
     return StoredQuery(kind, value)
+
+
+def unquoted(text: str) -> str:
+    """`text` without the double quotes around it that show where it ends."""
+    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
 
 
 def usual_centre(view: str) -> str:
@@ -127,6 +137,8 @@ def resolve_in(
 ) -> Target:
     if within is not None and within not in SUBJECTS:
         raise InvalidInput(f"{within} cannot be searched", f"there is {', '.join(SUBJECTS)}")
+    if within == "features":
+        raise InvalidInput("features are no code set", "see `resolve_features` for where they are")
     model = one_model(connection, model)
     # From the tables: the view `code_sets` counts every shard first.
     rows = connection.execute(
@@ -178,7 +190,7 @@ def stored_code_in(connection: duckdb.DuckDBPyConnection, target: Target, query:
     if query.kind == "code":
         return codes.from_hex(query.value, target.width)
     subject = query.kind
-    item = _token_id(connection, target.model, query.value) if subject == "type" else int(query.value)
+    item = token_id(connection, target.model, query.value) if subject == "type" else int(query.value)
     sets = connection.execute(
         "SELECT cs.code_set_id FROM code_set cs JOIN site s USING (site_id) JOIN model m USING (model_id) "
         "WHERE m.name = ? AND s.name = ? AND cs.subject = ? AND cs.centre = ? AND cs.basis = ? ORDER BY ALL",
@@ -208,7 +220,19 @@ def stored_code_in(connection: duckdb.DuckDBPyConnection, target: Target, query:
     )
 
 
-def _token_id(connection: duckdb.DuckDBPyConnection, model: str, text: str) -> int:
+def token_id(
+    connection: duckdb.DuckDBPyConnection,
+    model: str,
+    text: str,
+    prefix: str = "type:",
+    otherwise: str = "a type is one token of the vocabulary; search text as it is instead",
+) -> int:
+    """The id of the token whose text is `text`, leading space included; the lowest of several.
+
+    Raises:
+        NotFound: if there is none; names the one with or without a space if there is that, behind `prefix`.
+    """
+
     def ids(token: str) -> list[int]:
         found = connection.execute(
             "SELECT t.token_id FROM token_row t JOIN model m ON m.tokenizer_sha256 = t.tokenizer "
@@ -220,14 +244,9 @@ def _token_id(connection: duckdb.DuckDBPyConnection, model: str, text: str) -> i
     if found := ids(text):
         return int(found[0])
     other = text[1:] if text.startswith(" ") else f" {text}"
-    todo = (
-        f'there is type:"{other}"'
-        if ids(other)
-        else "a type is one token of the vocabulary; search text as it is instead"
-    )
-    raise NotFound(f"token of {model}", text, todo=todo)
+    raise NotFound(f"token of {model}", text, todo=f'there is {prefix}"{other}"' if ids(other) else otherwise)
 
 
 def item_name(target: Target) -> str:
-    """The column that names an item of the view searched: `state_id` or `token_id`."""
+    """The column that names an item of the view searched: `state_id`, `token_id` or `feature_id`."""
     return SUBJECTS[target.view][1]

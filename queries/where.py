@@ -139,7 +139,7 @@ def matching(
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    items = _matching_items(connection, target, where)
+    items = matching_items(connection, target, where)
     rows = [one.rows_of(items) for one in opened]
     if where.repeatable:
         with _kept_lock:
@@ -161,7 +161,8 @@ def _state_of(path: Path) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where: Where) -> NDArray[np.int64]:
+def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where: Where) -> NDArray[np.int64]:
+    """Items of a target for which `where` holds, and perhaps of others."""
     import duckdb
 
     view, item = target.view, SUBJECTS[target.view][1]
@@ -195,6 +196,11 @@ def _from_tables(target: Target, names: frozenset[str]) -> str:
     States whose norm and code do not matter come from `state_row` alone, other models' among them: what is no
     item of the target's code sets has no row in its indexes.
     """
+    if target.view == "features":
+        return (
+            f"SELECT * FROM features WHERE model = {quoted(target.model)} AND site = {quoted(target.site)} "
+            f"AND centre = {quoted(target.centre)} AND basis = {quoted(target.basis)}"
+        )
     every = "*" in names or target.view in names
     fixed = ", ".join(
         f"{quoted(value)} AS {name}"

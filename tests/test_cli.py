@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 import duckdb
+import featured
 import pyarrow.parquet as pq
 import pytest
 from conftest import DECODER, Made
@@ -133,6 +134,7 @@ def test_the_commands_of_the_design_are_there() -> None:
     assert {" ".join(path) for path in ALL} >= {
         *("ingest", "sql", "nearest", "models list", "runs list", "sites list"),
         *("db info", "db verify", "db upgrade", "db index"),
+        *("features list", "features show", "features find", "features read", "evidence"),
     }
     assert FORMATS == RENDERED
     choices = next(one for one in ALL["nearest",].params if one.name == "within").type
@@ -155,7 +157,13 @@ def test_help_and_version(run: Run) -> None:
         ["nearest", "x", "--nonsense"],
         ["nearest", "x", "-k", "0"],
         ["nearest", "x", "-k", "many"],
-        ["nearest", "x", "--in", "features"],
+        ["nearest", "x", "--in", "neurons"],
+        ["features", "list", "--limit", "-1"],
+        ["features", "show"],
+        ["features", "show", "17", "--format", "csv"],
+        ["features", "find", "x", "--least", "2"],
+        ["features", "read", "x", "--top", "0"],
+        ["ingest", "x", "--seeds", "0"],
         ["nearest", "x", "--centre", "median"],
         ["models", "list", "--format", "xml"],
         ["sql", "SELECT 1", "--timeout", "0"],
@@ -268,6 +276,17 @@ def test_errors_are_one_line(run: Run) -> None:
         ["nearest", 'type:" king"', "--model", DECODER, "--where", "1) OR (1=1"],
         ["nearest", 'type:" king"', "--model", DECODER, "--where", "a\nb"],
         ["nearest", "state:1", "--model", "a\x1b[31mb"],
+        ["features", "list"],
+        ["features", "list", "--sort", "x"],
+        ["features", "show", "17"],
+        ["features", "find", " king", "--model", DECODER],
+        ["features", "read", "the king", "--model", DECODER],
+        ["features", "read"],
+        ["features", "read", "--file", "/nowhere/at-all.txt"],
+        ["nearest", "feature:17"],
+        ["nearest", "feature:17", "--in", "features"],
+        ["nearest", 'type:" king"', "--in", "features", "--model", DECODER],
+        ["evidence", "--model", "other"],
         ["sql", "DELETE FROM model"],
         ["sql", "SELECT nothing\nFROM models"],
         ["sql", "SELECT 1", "--memory", "few"],
@@ -324,6 +343,79 @@ def test_ingest_again_and_dry_run(run: Run, catalogue: Made, catalogue_copy: Pat
     shown = run(*again, "--sites", "embed")
     assert shown.out.endswith(f"decoder: all of it is in {catalogue_copy} already\n") and shown.err == ""
     assert catalogue_copy.read_bytes() == before
+
+
+# ---- features -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_features(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return featured.copy(catalogue, tmp_path_factory.mktemp("features"), DECODER)[0]
+
+
+def test_features_in_every_format(
+    run: Run, with_features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
+    for arguments, first in (
+        (["list", "--limit", "0"], "feature_id"),
+        (["find", " king", "--model", DECODER], "rank"),
+        (["read", "the king", "--model", DECODER, "--all", "--first", "--device", "cpu"], "model"),
+    ):
+        shown = run("features", *arguments, "--format", "json")
+        objects = json.loads(shown.out)
+        assert next(iter(objects[0])) == first and len(objects) > 2
+        rows = list(csv.reader(io.StringIO(run("features", *arguments, "--format", "csv").out)))
+        assert rows[0] == list(objects[0]) and len(rows) == len(objects) + 1
+        file = tmp_path / "rows.parquet"
+        assert run("features", *arguments, "--format", "parquet", "--output", str(file)).out == ""
+        assert pq.read_table(file).num_rows == len(objects)
+        text = run("features", *arguments).out
+        assert "\x1b" not in text and "mask" not in text and "hidden" not in text
+    assert run("features", "list", "--limit", "3").err == "the first 3 by auc_held_out; --limit 0 for all\n"
+    assert run("features", "list", "--fails", "--limit", "0", "--format", "csv").out.count("\n") > 1
+    shown = run("features", "read", "the king", "--model", DECODER, "--device", "cpu")
+    assert (
+        shown.err.startswith("features of decoder at resid_post.1, centre zero")
+        and shown.err.count("\n") == 1
+    )
+    (tmp_path / "text.txt").write_text("the king")
+    again = run("features", "read", "--file", "text.txt", "--model", DECODER, "--device", "cpu")
+    assert again.out == shown.out
+
+
+def test_features_show(
+    run: Run, with_features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
+    (card,) = json.loads(run("features", "show", "1000", "--format", "json").out)
+    assert list(card) == ["feature", "members", "types", "states", "measurements", "histogram"]
+    text = run("features", "show", "1000").out
+    assert "evidence" in text and "\x1b" not in text
+    assert run("features", "show", "1000", "--output", "card.txt").out == ""
+    assert (tmp_path / "card.txt").read_text() == text
+    shown = run("nearest", "feature:1000", "-k", "2")
+    assert shown.code == 0 and shown.err.endswith('searched feature 1000, " king": 22 dimensions\n')
+    shown = run("nearest", 'type:" king"', "--in", "features", "--model", DECODER, "--format", "json")
+    assert next(iter(json.loads(shown.out)))["name"] == " king"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_features_fit_a_terminal(with_features: Path, columns: int) -> None:
+    for arguments in (["features", "list"], ["features", "show", "1000"], ["evidence"]):
+        shown = in_terminal(columns, "--db", str(with_features), *arguments, NO_COLOR="1")
+        assert shown.code == 0 and "\x1b" not in shown.out and "hidden" not in shown.out
+        assert max(map(len, shown.out.splitlines())) <= columns
+    assert "\x1b[1m" in in_terminal(columns, "--db", str(with_features), "features", "show", "1000").out
+
+
+def test_evidence_in_every_format(run: Run, tmp_path: Path) -> None:
+    objects = json.loads(run("evidence", "--model", DECODER, "--format", "json").out)
+    text = run("evidence", "--format", "csv").out.splitlines()
+    assert text[0].split(",") == list(views.view("evidence").columns)
+    assert all(one["model"] == DECODER for one in objects)
+    assert run("evidence", "--output", "e.txt").out == ""
+    assert (tmp_path / "e.txt").read_text() == run("evidence").out
 
 
 # ---- terminals ------------------------------------------------------------------------------------
@@ -387,15 +479,20 @@ print("LOADED", sorted(bad & set(sys.modules)), "pyarrow" in sys.modules, file=s
 """
 
 
-@pytest.mark.parametrize("name", ["sql", "models", "info", "nearest", "state"])
-def test_reading_starts_without_the_heavy_libraries(catalogue: Made, name: str) -> None:
+@pytest.mark.parametrize("name", ["sql", "models", "info", "nearest", "state", "show", "find"])
+def test_reading_starts_without_the_heavy_libraries(catalogue: Made, with_features: Path, name: str) -> None:
     arguments = LISTING.get(name)
+    if name in ("show", "find"):
+        arguments = {
+            "show": ["features", "show", "1000"],
+            "find": ["features", "find", " king", "--model", DECODER],
+        }[name]
     if arguments is None:
         with duckdb.connect(str(catalogue.path), read_only=True) as connection:
             row = connection.execute("SELECT min(state_id) FROM states WHERE model = ?", [DECODER]).fetchone()
         arguments = ["nearest", f"state:{row[0]}", "--model", DECODER, "--where", "position > 2"]
     done = subprocess.run(
-        [sys.executable, "-c", _LOADED, "--db", str(catalogue.path), *arguments],
+        [sys.executable, "-c", _LOADED, "--db", str(with_features), *arguments],
         capture_output=True,
         text=True,
         check=True,
@@ -416,11 +513,11 @@ def test_python_m_signarium(catalogue: Made) -> None:
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from signarium.cli import _Display
+    from signarium.progress import Display
 
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    with _Display() as display:
+    with Display() as display:
         display.started("states", 10_000, 1000)
         for _ in range(4):
             now[0] += 10
@@ -428,3 +525,8 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
         display.ended()
     # 3,000 tokens in 30 s: 100 a second, and 6,000 are left; what was done before does not count as speed.
     assert capsys.readouterr() == ("states: 4,000 of 10,000 tokens, 100 tokens/s, 1:00 left\n", "")
+    with Display() as display:
+        display.started("discovery", 40, 0, "features")
+        now[0] += 30
+        display.computed(10)
+    assert capsys.readouterr().out == "discovery: 10 of 40 features, 0 features/s, 1:30 left\n"

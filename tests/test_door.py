@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import featured
 import pyarrow as pa
 import pytest
 from conftest import DECODER, ENCODER, Made
@@ -29,6 +30,11 @@ from signarium.catalog.errors import (
 CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
     "sql": lambda c: c.sql("SELECT 1 AS one"),
     "nearest": lambda c: c.nearest('type:" king"', model=DECODER),
+    "features": lambda c: c.features(),
+    "feature": lambda c: c.feature("animal", site="resid_post.1", centre="zero"),
+    "find": lambda c: c.find(" king", model=DECODER, least=0.0),
+    "read": lambda c: c.read("the king", model=DECODER, device="cpu"),
+    "evidence": lambda c: c.evidence(),
     "models": lambda c: c.models(),
     "runs": lambda c: c.runs(),
     "sites": lambda c: c.sites(ENCODER),
@@ -37,6 +43,11 @@ CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
     "index": lambda c: c.index(),
     "upgrade": lambda c: c.upgrade(),
 }
+
+
+@pytest.fixture
+def with_features(catalogue: Made, tmp_path: Path) -> Path:
+    return featured.copy(catalogue, tmp_path, DECODER)[0]
 
 
 def python(script: str, *arguments: str, **changes: str) -> str:
@@ -76,12 +87,29 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
     assert {one.name for one in door} - {"db", "progress"} == options
 
 
-@pytest.mark.parametrize(("command", "method"), [("nearest", "nearest"), ("sql", "sql")])
+@pytest.mark.parametrize(
+    ("command", "method"),
+    [
+        ("nearest", "nearest"),
+        ("sql", "sql"),
+        ("features list", "features"),
+        ("features show", "feature"),
+        ("features find", "find"),
+        ("features read", "read"),
+        ("evidence", "evidence"),
+    ],
+)
 def test_methods_have_the_options_of_the_command(command: str, method: str) -> None:
+    import click
+
     from signarium.cli import cli
 
     parameters = inspect.signature(getattr(signarium.Catalogue, method)).parameters
-    options = {one.name: one.default for one in cli.commands[command].params}
+    found: click.Command = cli
+    for name in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[name]
+    options = {one.name: one.default for one in found.params}
     assert set(parameters) - {"self"} == set(options) - {"format_", "output"}
     for name, default in options.items():
         if name not in ("format_", "output", "query") and isinstance(default, (str, int, float)):
@@ -90,15 +118,17 @@ def test_methods_have_the_options_of_the_command(command: str, method: str) -> N
 
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_gives_data_prints_nothing_and_lets_go(
-    catalogue_copy: Path, name: str, capfd: pytest.CaptureFixture[str]
+    with_features: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    c = signarium.open(catalogue_copy)
+    c = signarium.open(with_features)
     result = CALLS[name](c)
     assert capfd.readouterr() == ("", "")
-    if name in ("sql", "models", "runs", "sites", "info"):
+    if name == "evidence":
+        assert isinstance(result, pa.Table)
+    if name in ("sql", "models", "runs", "sites", "info", "features", "find", "read"):
         assert isinstance(result, pa.Table) and result.num_rows > 0
     # A writer needs the file for itself.
-    with duckdb.connect(str(catalogue_copy)) as connection:
+    with duckdb.connect(str(with_features)) as connection:
         connection.execute("CREATE TABLE writer AS SELECT 1")
 
 
@@ -145,11 +175,11 @@ def test_where_it_looks_for_a_catalogue(
 
 @pytest.mark.parametrize(("revision", "error"), [("9999", CatalogueTooNew), (revisions.HEAD, None)])
 def test_a_newer_schema_is_refused_by_every_reader(
-    catalogue_copy: Path, revision: str, error: type[Exception] | None
+    with_features: Path, revision: str, error: type[Exception] | None
 ) -> None:
-    with duckdb.connect(str(catalogue_copy)) as connection:
+    with duckdb.connect(str(with_features)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
-    c = signarium.Catalogue(catalogue_copy)
+    c = signarium.Catalogue(with_features)
     for call in CALLS.values():
         if error is None:
             call(c)

@@ -52,7 +52,7 @@ COUNT = "code sets with missing, doubled or extra codes"
 TEXT = "documents whose text or tokens changed"
 INDEX = "index files that differ from the catalogue"
 BROKEN = {
-    "model": ("DELETE FROM model", {"runs without their model": 2, "sites without their model": 1}),
+    "model": ("DELETE FROM model", {"runs without their model": 3, "sites without their model": 1}),
     "document": (
         f"DELETE FROM document_row WHERE document_id = {small.BASE}",
         {"states without their document": 5},
@@ -113,6 +113,7 @@ BROKEN = {
             "code sets without their site": 4,
             "statistics without their site": small.WIDTH,
             "measurements without their site": 1,
+            "features without their site": 1,
         },
     ),
     "shard": ("DELETE FROM shard WHERE run_id = 'types'", {COUNT: 2}),
@@ -123,6 +124,7 @@ BROKEN = {
             "code sets without their run": 2,
             "measurements without their run": 1,
             "texts without their run": 1,
+            "states of features without their run": 1,
         },
     ),
 }

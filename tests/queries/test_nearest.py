@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import featured
 import numpy as np
 import pytest
 from conftest import DECODER, ENCODER, SITES, Made
@@ -244,7 +245,10 @@ def test_several_models_must_be_named(c: signarium.Catalogue) -> None:
         ({"site": "resid_post.9"}, ["'resid_post.9'", "resid_post.0", "resid_post.1", "embed"]),
         ({"site": "nonsense"}, ["'nonsense'", "resid_post.0"]),
         ({"centre": "median"}, ["'median'", "mean", "zero"]),
-        ({"within": "features"}, ["features", "states", "types"]),
+        ({"within": "neurons"}, ["neurons", "states", "types", "features"]),
+        ({"within": "features"}, ["no features of decoder", "--stages features"]),
+        ({"query": "feature:17"}, ["no features", "--stages features"]),
+        ({"query": "feature:"}, ["feature:ID"]),
         ({"k": 0}, ["-k 0"]),
         ({"query": "state:12"}, ["state of decoder", "'12'", "states"]),
         ({"query": f"state:{2**64}"}, ["state of decoder", "states"]),
@@ -283,6 +287,157 @@ def test_a_site_that_has_no_types_says_where_there_are(c: signarium.Catalogue, c
         signarium.open(catalogue_copy).nearest(
             'type:" king"', within="states", model=DECODER, site="embed", centre="zero"
         )
+
+
+# ---- features -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def featured_c(
+    catalogue: Made, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[signarium.Catalogue, list[featured.Row]]:
+    path, rows = featured.copy(catalogue, tmp_path_factory.mktemp("features"), DECODER)
+    return signarium.open(path), rows
+
+
+def masked_by_numpy(path: Path, view: str, item: str, one: featured.Row, where: str) -> list[tuple[int, int]]:
+    rows = query(
+        path,
+        f"SELECT {item}, code FROM {view} WHERE model = ? AND site = ? AND centre = ? AND ({where})",
+        *(DECODER, one.site, one.centre),
+    )
+    bits = np.unpackbits(
+        np.stack([np.frombuffer(row[1], np.uint8) for row in rows]), axis=1, count=len(one.mask)
+    )
+    wrong = ((bits != one.polarity) & (one.mask == 1)).sum(1)
+    return sorted((int(d), int(row[0])) for d, row in zip(wrong, rows, strict=True))
+
+
+@pytest.mark.parametrize("where", [None, "token_id > 100", "norm < 25 AND token LIKE ' %'"])
+@pytest.mark.parametrize("within", [None, "types", "types_bos", "states"])
+def test_feature_equals_numpy_in_every_view(
+    featured_c: tuple[signarium.Catalogue, list[featured.Row]], within: str | None, where: str | None
+) -> None:
+    c, rows = featured_c
+    item = "state_id" if within == "states" else "token_id"
+    for one in rows:
+        expected = masked_by_numpy(c.path, within or "types", item, one, where or "true")
+        answer = c.nearest(f"feature:{one.feature_id}", within=within, k=ALL, where=where)
+        assert answered(answer) == expected and answer.searched == len(expected) > 0
+        assert (answer.target.site, answer.target.centre) == (one.site, one.centre)
+        few = c.nearest(
+            f"feature:{one.name}", within=within, k=5, where=where, site=one.site, centre=one.centre
+        )
+        assert answered(few) == expected[:5]
+        assert f"feature {one.feature_id}" in nearest.summary(few)
+
+
+@pytest.mark.parametrize("where", [None, "kind = 'category' AND n_dims > 1", "survives", "false"])
+def test_features_of_a_code_equal_numpy(
+    featured_c: tuple[signarium.Catalogue, list[featured.Row]], where: str | None
+) -> None:
+    c, rows = featured_c
+    state = state_ids(c.path)[700]
+    kept = {row[0] for row in query(c.path, f"SELECT feature_id FROM features WHERE {where or 'true'}")}
+    code = bytes([0xAA] * 5 + [0xA0])
+    for text, view, item, centre in (
+        ('type:" king"', "types", "token = ' king'", "mean"),
+        (f"state:{state}", "states", f"state_id = {state}", "zero"),
+        (f"code:{code.hex()}", None, "", "zero"),
+    ):
+        answer = c.nearest(text, within="features", model=DECODER, where=where, k=ALL)
+        assert (answer.target.site, answer.target.centre) == ("resid_post.1", centre)
+        searched = code
+        if view is not None:
+            ((searched,),) = query(
+                c.path,
+                f"SELECT code FROM {view} WHERE model = ? AND site = 'resid_post.1' AND centre = ? AND {item}",
+                *(DECODER, centre),
+            )
+        bits = np.unpackbits(np.frombuffer(searched, np.uint8), count=44)
+        expected = []
+        for one in rows:
+            if (one.site, one.centre) == ("resid_post.1", centre) and one.feature_id in kept:
+                wrong = int(((bits != one.polarity) & (one.mask == 1)).sum())
+                expected.append((1 - wrong / one.mask.sum(), one.feature_id, wrong))
+        expected.sort(key=lambda one: (-one[0], one[1]))
+        found = answer.table.to_pydict()
+        assert list(zip(found["feature_id"], found["distance"], strict=True)) == [one[1:] for one in expected]
+        assert np.allclose(found["agreement"], [one[0] for one in expected])
+        assert answer.searched == len(expected)
+        assert answer.table.column_names == ["rank", "distance", "agreement", *c.features().column_names]
+        limited = c.nearest(text, within="features", model=DECODER, where=where, k=1)
+        assert limited.table.num_rows == min(1, len(expected)) and limited.searched == len(expected)
+        assert "over 44 dimensions" in nearest.summary(answer)
+        from signarium.queries.formats import rendered
+
+        for width in (80, 120):
+            lines = rendered(nearest.display(answer, width), width=width).splitlines()
+            assert max(map(len, lines)) <= width and "hidden" not in lines[-2]
+
+
+def test_features_of_a_free_text(featured_c: tuple[signarium.Catalogue, list[featured.Row]]) -> None:
+    c, _ = featured_c
+    answer = c.nearest("the king", within="features", model=DECODER, device="cpu")
+    assert answer.target.view == "features" and answer.target.centre == "zero" and answer.table.num_rows == 3
+    assert answer.query is not None and "token" in answer.query
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "words"),
+    [
+        ("feature:1000", {"within": "features"}, ["--in types"]),
+        ("feature:1000", {"approximate": True}, ["--approximate"]),
+        ('type:" king"', {"within": "features", "approximate": True, "model": DECODER}, ["--approximate"]),
+        ("feature:1000", {"site": "resid_post.1"}, ["elsewhere", "--site resid_post.1"]),
+        ("feature:1000", {"centre": "zero"}, ["elsewhere", "--centre zero"]),
+        ("feature:animal", {}, ["4 features", "--site"]),
+        ("feature:nothing at all", {}, ["features list"]),
+        ("feature:1000", {"where": "nothing > 3"}, ["--where"]),
+        (
+            'type:" king"',
+            {"within": "features", "where": "nothing > 3", "model": DECODER},
+            ["columns are feature_id"],
+        ),
+        (
+            'type:" king"',
+            {"within": "features", "site": "embed", "model": DECODER},
+            ["'embed'", "resid_post.0"],
+        ),
+        (
+            'type:" king"',
+            {"within": "features", "centre": "median", "model": DECODER},
+            ["'median'", "mean, zero"],
+        ),
+        ("feature:1000", {"k": 0}, ["-k 0"]),
+    ],
+)
+def test_what_features_refuse(
+    featured_c: tuple[signarium.Catalogue, list[featured.Row]],
+    text: str,
+    given: dict[str, Any],
+    words: list[str],
+) -> None:
+    with pytest.raises(SignariumError) as caught:
+        featured_c[0].nearest(text, **given)
+    line = str(caught.value)
+    assert "\n" not in line and all(word in line for word in words), line
+
+
+def test_a_damaged_index_is_noticed_by_a_feature(
+    featured_c: tuple[signarium.Catalogue, list[featured.Row]], tmp_path: Path
+) -> None:
+    c, _ = featured_c
+    copy = tmp_path / "copy.duckdb"
+    shutil.copy(c.path, copy)
+    shutil.copytree(f"{c.path}.indexes", f"{copy}.indexes")
+    expected = answered(c.nearest("feature:1000", k=ALL))
+    for file in index.folder(copy).glob("*.faiss"):
+        held = bytearray(file.read_bytes())
+        for place in range(100, len(held), 6):
+            held[place] ^= 0xF0
+        file.write_bytes(held)
+    assert answered(signarium.open(copy).nearest("feature:1000", k=ALL)) == expected
 
 
 # ---- --where --------------------------------------------------------------------------------------
@@ -379,8 +534,8 @@ def test_filter_is_remembered_until_the_catalogue_changes(
     catalogue: Made, catalogue_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = []
-    original = conditions._matching_items
-    monkeypatch.setattr(conditions, "_matching_items", lambda *a: resolved.append(1) or original(*a))
+    original = conditions.matching_items
+    monkeypatch.setattr(conditions, "matching_items", lambda *a: resolved.append(1) or original(*a))
     copy = signarium.open(catalogue_copy)
     ask = {"within": "states", "where": "position > 3", "k": ALL, **AT}
     first = copy.nearest('type:" king"', **ask)
@@ -435,11 +590,11 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
         c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "feature:17", "neuron:12/305", "direction:3"])
+@pytest.mark.parametrize("text", ["", "  \n", "neuron:12/305", "direction:3"])
 def test_what_cannot_be_searched_is_said_before_a_model_is_loaded(c: signarium.Catalogue, text: str) -> None:
     with pytest.raises(InvalidInput, match=r"is empty|this version stores none"):
         c.nearest(text, **AT)
-    assert nearest.parse_query("feature: a thing") is None
+    assert nearest.parse_query("neuron: a thing") is None
 
 
 def test_an_index_that_holds_other_items_is_said(catalogue_copy: Path) -> None:

@@ -1,0 +1,280 @@
+"""A feature's card as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .answers import around_mark
+from .card import FeatureCard
+from .features import unknown
+from .formats import cell_width, rendered, visible
+from .resolve import quoted_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NARROW = 110
+_PLAIN_WIDTH = 100
+"""Where there is no terminal, lines are wrapped all the same."""
+_GROUPS = 8
+_BARS = " ▁▂▃▄▅▆▇█"
+
+METRICS = {
+    "n_dims": "registered dimensions",
+    "best_dim_auc": "best dimension",
+    "auc_agreement": "agreement",
+    "auc_agreement_words": "agreement, among words",
+    "auc_log_odds": "log-odds",
+    "auc_log_odds_words": "log-odds, among words",
+    "auc_probe": "logistic probe",
+    "auc_probe_words": "logistic probe, among words",
+    "auc_context": "in context",
+    "agreement_context_mean": "agreement in context, mean",
+    "agreement_context_std": "agreement in context, std",
+    "p_anchors": "p beside anchors",
+    "p_anchors_rank": "p beside like rank",
+    "p_rotated": "p beside rotated",
+}
+COHERENCE = {
+    "category_share": "other words of a category",
+    "same_word_share": "one word in two spellings",
+    "edit_similarity": "similar spelling",
+    "rank_distance": "distance of log2 rank",
+}
+"""What a page calls the metrics of a feature, in its order, AUCs where it says no more; others come last, under their own
+names. Those of coherence, over pairs of the top types, have controls of their own."""
+CONTROLS = {
+    "none": "here",
+    "haar": "rotated",
+    "anchors": "anchors",
+    "anchors_rank": "like rank",
+    "spelling": "spelling",
+    "frequency": "frequency",
+    "random": "random",
+}
+_LEGEND = {
+    "rotated": "rotated: Haar-random bases",
+    "anchors": "anchors: random members, the 95th percentile of their best dimensions, else the mean",
+    "like rank": "like rank: the same of the members' frequency rank",
+    "spelling": "spelling: types that are spelled alike",
+    "frequency": "frequency: types that are as frequent",
+    "random": "random: random words that are as frequent",
+}
+
+
+def page(card: FeatureCard, width: int | None = None, color: bool = False) -> str:
+    """The whole card as lines of at most `width` cells, with a line break at the end."""
+    wide = width or _PLAIN_WIDTH
+    blocks = {
+        "": _header(card, wide),
+        "evidence": _evidence(card, wide),
+        "scores of all types": _scores(card, wide),
+        "members": _members(card.members, wide),
+        "types that agree most": _types(card.types, wide),
+        "states that agree most": _states(card.states, wide),
+    }
+    lines: list[str] = []
+    for title, block in blocks.items():
+        found = list(block)
+        if title and found:
+            lines += ["", f"\x1b[1m{title}\x1b[0m" if color else title]
+        lines += found
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _header(card: FeatureCard, width: int) -> Iterator[str]:
+    (row,) = card.feature.to_pylist()
+    yield visible(f"{quoted_name(row['name'])}, feature {row['feature_id']}")
+    how = "the single best dimension" if row["n_dims"] == 1 else "agreed on by all members"
+    if not unknown(row["threshold"]):
+        how = f"AUC of each at least {row['threshold']:.2f}"
+    elif row["kind"] == "category":
+        how = "none reached the threshold: the single best dimension"
+    seen = f", found {row['repeats']} times more" if row["repeats"] else ""
+    facts = {
+        "kind": f"{row['kind']}, {row['n_members']:,} members{seen}",
+        "where": f"{row['model']} at {row['site']}, centre {row['centre']}, basis {row['basis']}",
+        "dimensions": f"{row['n_dims']:,} registered; {how}",
+        "fires on": f"{row['fire_rate']:.3%} of all types (agreement from 0.80)",
+    }
+    for name, fact in facts.items():
+        yield from _wrapped(f"{name:<11}", visible(fact).split(" "), width, " ")
+
+
+# ---- evidence -------------------------------------------------------------------------------------
+
+
+def _evidence(card: FeatureCard, width: int) -> Iterator[str]:
+    (row,) = card.feature.to_pylist()
+    for line in (_verdict(row), _beside_null(row)):
+        if line:
+            yield from _wrapped("", line.split(" "), width, " ")
+    stored = card.measurements.to_pylist()
+    if not stored:
+        yield "no measurements of it are stored"
+    for coherence in (False, True):
+        some = [one for one in stored if (one["metric"] in COHERENCE) is coherence]
+        if some:
+            yield ""
+            yield from _table(some, width)
+
+
+def _table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
+    names, found = _pivot(rows, width >= NARROW)
+    texts = [names, *([_figure(one) for one in line] for line in found)]
+    sizes = [max(len(line[i]) for line in texts) for i in range(len(names))]
+    for line in texts:
+        figures = [one.rjust(size) for one, size in zip(line[2:], sizes[2:], strict=True)]
+        yield "  ".join([line[0].ljust(sizes[0]), line[1].ljust(sizes[1]), *figures])
+    shown = [_LEGEND[name] for name in dict.fromkeys(name.split(":")[0] for name in names) if name in _LEGEND]
+    if shown:
+        yield from _wrapped("", "; ".join(shown).split(" "), width, " ")
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if unknown(row["p_value"]):
+        return "not tested: there is no p for it"
+    verdict = "survives" if row["survives"] else "does not survive"
+    return (
+        f"{verdict}: p = {row['p_value']:.2g}, the largest over its controls, is {'' if row['survives'] else 'not '}"
+        "within 5% false discoveries (Benjamini-Hochberg over its run)"
+    )
+
+
+def _beside_null(row: dict[str, Any]) -> str:
+    if unknown(row["best_dim_auc"]) or unknown(row["null_p95"]):
+        return ""
+    words = "above" if row["beats_null"] else "not above"
+    return (
+        f"the paper's test: best dimension {row['best_dim_auc']:.3f}, {words} {row['null_p95']:.3f}, "
+        "the 95th percentile of random members"
+    )
+
+
+def _pivot(rows: Sequence[dict[str, Any]], every_draw: bool) -> tuple[list[str], list[list[Any]]]:
+    """Measurements with a row for each metric and split, and a column for each control.
+
+    Draws of one control (`haar:1`, ...) stand side by side, or as their mean. Of several runs the one over most counts.
+    """
+    labels = METRICS | COHERENCE
+    order, splits = list(labels), ["in_sample", "held_out"]
+
+    def column(control: str) -> tuple[int, str, str]:
+        name, _, draw = control.partition(":")
+        place = list(CONTROLS).index(name) if name in CONTROLS else len(CONTROLS)
+        heading = CONTROLS.get(name, name)
+        return place, heading, f"{heading}:{draw}" if draw and every_draw else heading
+
+    def line(one: dict[str, Any]) -> tuple[int, str, int, str]:
+        metric, split = one["metric"], one["split"]
+        return (
+            order.index(metric) if metric in order else len(order),
+            metric,
+            splits.index(split) if split in splits else len(splits),
+            split,
+        )
+
+    cells: dict[Any, dict[Any, dict[str, float]]] = {}
+    for one in rows:
+        cells.setdefault(line(one), {}).setdefault(column(one["control"]), {})[one["control"]] = one["value"]
+    columns = sorted({one for found in cells.values() for one in found})
+    names = ["figure", "split", *(one[2] for one in columns)]
+    table: list[list[Any]] = []
+    for (_, metric, _, split), found in sorted(cells.items()):
+        means = [sum(v.values()) / len(v) if (v := found.get(one)) else None for one in columns]
+        table.append([labels.get(metric, metric), split.replace("_", " "), *means])
+    return names, table
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return visible(value)
+    if abs(value) >= 10:
+        return f"{value:,.1f}".removesuffix(".0")
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.0e}"
+
+
+# ---- what agrees with it --------------------------------------------------------------------------
+
+
+def _scores(card: FeatureCard, width: int) -> Iterator[str]:
+    """A histogram of agreement as bars of one line: all types on a scale of their own, and the members."""
+    rows = card.histogram.to_pylist()
+    if not rows:
+        return
+    cell = 2 if width >= 2 * len(rows) + 30 else 1
+    for name in ("types", "members"):
+        counts = [row[name] for row in rows]
+        top = max(counts)
+        if top == 0:
+            continue
+        steps = len(_BARS) - 1
+        # What is there at all shows, however few.
+        bars = "".join(_BARS[-(-one * steps // top)] * cell for one in counts)
+        yield f"{name:<11}{bars}  {sum(counts):,}, at most {top:,} a bar"
+    half = len(rows) * cell // 2
+    yield " " * 11 + "0".ljust(half - 1) + "0.5".ljust(half) + "1  agreement"
+
+
+def _members(members: pa.Table, width: int) -> Iterator[str]:
+    parts: dict[str, list[str]] = {}
+    for row in members.to_pylist():
+        parts.setdefault(row["part"], []).append(_token(row))
+    for part, tokens in parts.items():
+        yield from _wrapped(f"{part:<11}", tokens, width)
+
+
+def _types(types: pa.Table, width: int) -> Iterator[str]:
+    """Tokens behind the agreement, to two digits, that they share: a line for each, or running where there are many."""
+    groups: dict[str, list[str]] = {}
+    for row in types.to_pylist():
+        groups.setdefault(f"{row['agreement']:.2f}", []).append(_token(row))
+    if len(groups) <= _GROUPS:
+        for agreement, tokens in groups.items():
+            yield from _wrapped(f"{agreement:<11}", tokens, width)
+        return
+    running = [
+        f"{'  ' if i else ''}{agreement} {tokens[0]}" for i, (agreement, tokens) in enumerate(groups.items())
+    ]
+    words = [
+        word for first, tokens in zip(running, groups.values(), strict=True) for word in (first, *tokens[1:])
+    ]
+    yield from _wrapped("", words, width, " ")
+
+
+def _token(row: dict[str, Any]) -> str:
+    return f'"{visible(row["token"])}"' if row["token"] is not None else f"id:{row['token_id']}"
+
+
+def _states(states: pa.Table, width: int) -> Iterator[str]:
+    import pyarrow as pa
+
+    if not states.num_rows:
+        return
+    rows = states.to_pylist()
+    agreements = [f"{row['agreement']:.3f}" for row in rows]
+    used = max(map(len, ["agreement", *agreements])) + max(len(str(row["state_id"])) for row in rows) + 4
+    room = max(16, width - used)
+    texts = [around_mark(visible(row["context"]), visible(row["token"] or ""), room) for row in rows]
+    table = pa.table(
+        {"agreement": agreements, "state_id": [str(row["state_id"]) for row in rows], "context": texts}
+    )
+    yield from rendered(table, width=width).splitlines()[:-1]
+
+
+def _wrapped(head: str, words: Sequence[str], width: int, between: str = "  ") -> Iterator[str]:
+    """`words` in lines of at most `width` cells behind `head`, which the next lines leave blank."""
+    line, used = head, cell_width(head)
+    fresh = True
+    for word in words:
+        size = cell_width(word)
+        if not fresh and used + len(between) + size > width:
+            yield line
+            line, used, fresh = " " * cell_width(head), cell_width(head), True
+        line += word.lstrip(" ") if fresh else between + word
+        used += size + (0 if fresh else len(between))
+        fresh = False
+    yield line

@@ -1,0 +1,93 @@
+"""`evidence`: the view in order, and a table whose claims are wrapped and whose verdict stays in sight."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import duckdb
+import pytest
+from conftest import DECODER, ENCODER, Made
+from rich.cells import cell_len
+
+import signarium
+from signarium.catalog import views
+from signarium.catalog.errors import NotFound
+from signarium.queries import evidence
+
+CLAIM = "Readable features survive a held-out split of their words, at every site that was looked at"
+
+
+@pytest.fixture(scope="module")
+def c(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> signarium.Catalogue:
+    path = tmp_path_factory.mktemp("evidence") / "c.duckdb"
+    shutil.copy(catalogue.path, path)
+    values = ", ".join(
+        f"('{claim}', 'Bag of Dims', '{text}', 'auc_agreement', {published}, '{model}', {value}, '{control}', {figure}, "
+        f"'{verdict}', 'resid_post.1', 'zero')"
+        for claim, text, published, model, value, control, figure, verdict in (
+            ("2", "Bits are independent", "0.0051", ENCODER, "0.00012", "rotated", "NULL", "not measured"),
+            ("1", CLAIM, "0.98", DECODER, "0.97123", "rotated", "0.9698", "does not survive"),
+            ("1", CLAIM, "0.98", DECODER, "0.97123", "random anchors of the same rank", "0.5", "survives"),
+            ("2", "Bits are independent", "0.0051", DECODER, "1234.5", "rotated", "0.004", "survives"),
+        )
+    )
+    columns = ", ".join(views.view("evidence").columns)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            f"CREATE OR REPLACE VIEW evidence AS SELECT * REPLACE (published::DOUBLE AS published, value::DOUBLE AS value, "
+            f"control_value::DOUBLE AS control_value) FROM (VALUES {values}) v({_ordered(columns)})"
+        )
+    return signarium.open(path)
+
+
+def _ordered(columns: str) -> str:
+    """The columns as the values above have them, all of them the view's."""
+    mine = "claim_id, source, claim, metric, published, model, value, control, control_value, verdict, site, centre"
+    assert sorted(mine.split(", ")) == sorted(columns.split(", "))
+    return mine
+
+
+def test_rows_in_order(c: signarium.Catalogue) -> None:
+    found = c.evidence()
+    assert sorted(found.column_names) == sorted(views.view("evidence").columns)
+    keys = [(row["claim_id"], row["model"], row["control"]) for row in found.to_pylist()]
+    assert keys == sorted(keys) and len(keys) == 4
+    assert set(c.evidence(DECODER).column("model").to_pylist()) == {DECODER}
+    with pytest.raises(NotFound, match="'other'"):
+        c.evidence("other")
+
+
+def test_the_view_of_the_catalogue_is_read(catalogue: Made) -> None:
+    table = signarium.open(catalogue.path).evidence()
+    assert table.column_names == list(views.view("evidence").columns)
+    assert evidence.page(table, 80).splitlines()[-1] == f"({table.num_rows} rows)"
+
+
+@pytest.mark.parametrize("width", [80, 120, 200, None])
+@pytest.mark.parametrize("model", [None, DECODER])
+def test_a_page_fits(c: signarium.Catalogue, width: int | None, model: str | None) -> None:
+    text = evidence.page(c.evidence(model), width)
+    lines = text.splitlines()
+    assert width is None or max(map(cell_len, lines)) <= width
+    assert lines[0].split()[-1] == "verdict" and "\x1b" not in text
+    for word in ("0.971", "0.970", "1.23e+03", "does not survive"):
+        assert word in text
+    if model is None:
+        assert "0.00012" in text and "–" in text and "not measured" in text
+    for word in CLAIM.split():
+        assert word in text
+    if width is None:
+        assert text.count(CLAIM) == 2 and "Bag of Dims" in text
+    else:
+        assert text.count("Readable") == 1, "a claim is written once for all its rows"
+        assert text.count("0.971") == 1, "and its figure once for all its controls"
+        assert (ENCODER in text) == (DECODER in text) == (model is None)
+    assert lines[-1] == f"({4 if model is None else 3} rows)"
+    assert "\x1b[1m" in evidence.page(c.evidence(), width, color=True)
+
+
+def test_formats(c: signarium.Catalogue, tmp_path: Path) -> None:
+    from signarium.queries.formats import rendered
+
+    assert rendered(c.evidence(), "csv").splitlines()[0].startswith("claim_id,source,claim,")
