@@ -314,7 +314,7 @@ def _ingest(
         report.tokens += max(0, plan.tokens - before)
     if stage is not None:
         made = stage.run(
-            means, _text_runs(path, model), batch_tokens or default_batch_tokens(model.device), progress
+            _text_runs(path, model), batch_tokens or default_batch_tokens(model.device), progress
         )
         report.runs += made
         report.notes += stage.notes

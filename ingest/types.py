@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from .sites import Site
 
 
-Also: TypeAlias = Callable[[str, int, torch.Tensor, NDArray[np.float64]], None]
-"""Site, first token, states (n, width) and mean (width,)."""
+Floats = NDArray[np.float64]
+Also: TypeAlias = Callable[[str, int, torch.Tensor, Floats, Floats], None]
+"""Site, first token, states (n, width), and mean and standard deviation over the vocabulary, each (width,)."""
 
 
 def scratch(path: Path, run_id: str) -> Path:
@@ -91,10 +92,11 @@ def run_types(
     if start:
         # The first shard brought them. Scratch files that had to be made anew, in other batches, must not
         # move the centre under the codes that stand already.
-        own = _stored_means(path, spec)
+        own, stds = _stored_moments(path, spec)
     else:
         statistics = {site.name: _merged(folder, [a for a, _ in bounds], site.name) for site in spec.sites}
         own = {name: one.total / one.n for name, one in statistics.items()}
+        stds = {name: one.columns()["std"] for name, one in statistics.items()}
     centres = {name: means.get(name, own[name]) for name in own}
     strings = model.token_strings()
     with journal:
@@ -102,7 +104,9 @@ def run_types(
             clock, wall = clocks[a]
             begun = time.perf_counter()
             rows = {
-                site.name: _rows(folder / str(a), site.name, centres[site.name], model.device, a, also)
+                site.name: _rows(
+                    folder / str(a), site.name, centres[site.name], stds[site.name], model.device, a, also
+                )
                 for site in spec.sites
             }
             clock.pack_s += time.perf_counter() - begun
@@ -129,15 +133,15 @@ def run_types(
     return centres
 
 
-def _stored_means(path: Path, spec: RunSpec) -> dict[str, NDArray[np.float64]]:
-    """By site, what a run that committed its first shard found."""
+def _stored_moments(path: Path, spec: RunSpec) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """By site, the mean and the standard deviation that a run which committed its first shard found."""
     with store.reading(path) as connection:
         rows = connection.execute(
-            "SELECT s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
-            "WHERE d.run_id = ? GROUP BY ALL",
+            "SELECT s.name, list(d.mean ORDER BY d.dim), list(d.std ORDER BY d.dim) FROM dimension_row d "
+            "JOIN site s USING (site_id) WHERE d.run_id = ? GROUP BY ALL",
             [spec.run_id],
         ).fetchall()
-    return {site: np.array(mean, dtype=np.float64) for site, mean in rows}
+    return {row[0]: np.array(row[1]) for row in rows}, {row[0]: np.array(row[2]) for row in rows}
 
 
 def clear(path: Path, run_id: str) -> None:
@@ -213,12 +217,12 @@ def _merged(folder: Path, starts: Sequence[int], name: str) -> Statistics:
 
 
 def _rows(
-    file: Path, name: str, mean: NDArray[np.float64], device: torch.device, start: int, also: Also | None
+    file: Path, name: str, mean: Floats, std: Floats, device: torch.device, start: int, also: Also | None
 ) -> SiteRows:
     with safe_open(str(file), "pt") as tensors:
         x = tensors.get_tensor(name).to(device)
     if also is not None:
-        also(name, start, x, mean)
+        also(name, start, x, mean, std)
     centre = torch.from_numpy(mean.astype(np.float32)).to(device)
     codes = {"zero": pack_signs(x), "mean": pack_signs(x, centre)}
     return SiteRows(norms_of(x).cpu().numpy(), {key: value.cpu().numpy() for key, value in codes.items()})

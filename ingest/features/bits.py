@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest
 
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.signedinteger[Any]]
 BLOCK_BYTES = 32 << 20
 """What a block of unpacked bits may take, as float32."""
 _HELD_BYTES = 256 << 20
@@ -109,34 +111,40 @@ class Patterns:
 def percentiles(positive: NDArray[np.generic], negative: NDArray[np.generic]) -> NDArray[np.float64]:
     """For each of `positive` (n,), the share of `negative` (m,) below it, ties counted half.
 
-    Its mean is the area under the ROC curve.
+    Its mean is the area under the ROC curve. NaN if there is none to stand among.
     """
+    if not len(negative):
+        return np.full(len(positive), np.nan)
     order = np.argsort(positive, kind="stable")
     ascending = positive[order]
     n = len(positive)
     below = np.bincount(np.searchsorted(ascending, negative, "right"), minlength=n + 1)[:n].cumsum()
     upto = np.bincount(np.searchsorted(ascending, negative, "left"), minlength=n + 1)[:n].cumsum()
     shares = np.empty(n)
-    shares[order] = (below + upto) / (2 * max(1, len(negative)))
+    shares[order] = (below + upto) / (2 * len(negative))
     return shares
+
+
+def count_type(width: int) -> type[np.signedinteger[Any]]:
+    """What holds a count of up to `width` dimensions; half the memory where that is enough."""
+    return np.int16 if width <= np.iinfo(np.int16).max else np.int32
 
 
 def agreements(
     types: TypeBits, patterns: Patterns, columns: NDArray[np.int64] | None = None
-) -> Iterator[tuple[int, NDArray[np.int16]]]:
+) -> Iterator[tuple[int, Counts]]:
     """(feature, agreeing dimensions with every type (n,)) for each feature, in order.
 
     Matrix products over blocks of the vocabulary, for some hundred features at a time: what is held is bounded, and
     a feature's row lies together. `columns` are the dimensions that the patterns are over, if not all.
     """
-    step = max(64, _HELD_BYTES // (2 * types.n))
+    step = max(64, _HELD_BYTES // (4 * types.n))
     for first in range(0, len(patterns), step):
         some = patterns[first : first + step]
         weights, offsets = some.weights.T.contiguous(), some.offsets[:, None]
-        held = np.empty((len(some), types.n), np.int16)
+        held = np.empty((len(some), types.n), count_type(types.width))
         for start, block in types.blocks(columns):
-            found = torch.mm(weights, block.T).add_(offsets).to(torch.int16)
-            held[:, start : start + len(block)] = found.numpy()
+            held[:, start : start + len(block)] = torch.mm(weights, block.T).add_(offsets).numpy()
         for i, row in enumerate(held):
             yield first + i, row
 
@@ -161,7 +169,7 @@ def fires_at(n_dims: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.ceil(FIRES * n_dims - 1e-9).astype(np.int64)
 
 
-def tops(rows: Iterable[tuple[int, NDArray[np.int16]]], patterns: Patterns, k: int) -> Tops:
+def tops(rows: Iterable[tuple[int, Counts]], patterns: Patterns, k: int) -> Tops:
     """See `Tops`; `rows` as `agreements` gives them."""
     n_features, width = patterns.mask.shape
     ids, counts = [], []
@@ -182,9 +190,7 @@ def tops(rows: Iterable[tuple[int, NDArray[np.int16]]], patterns: Patterns, k: i
     return Tops(np.array(ids), np.array(counts), fired, mean / n_dims, std / n_dims)
 
 
-def top_of(
-    row: NDArray[np.int16], times: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def top_of(row: Counts, times: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The `k` places with the largest counts in `row`, ties to the lowest place, and those counts; `times` is its
     histogram."""
     from_above = times[::-1].cumsum()

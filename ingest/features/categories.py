@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
 from .anchors import Anchors, Vocabulary
-from .bits import Patterns, TypeBits, agreements, rng, tops
+from .bits import Counts, Patterns, TypeBits, agreements, count_type, rng, tops
 from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
 from .readers import log_odds, probes
 from .rows import Found, site_figure
@@ -85,18 +85,19 @@ def read_basis(types: TypeBits, split: Split, words: Ids) -> InBasis:
 
 def _scores(
     types: TypeBits, whole: Patterns, half: Patterns, weights: torch.Tensor
-) -> tuple[NDArray[np.int16], NDArray[np.int16], NDArray[np.float32]]:
+) -> tuple[Counts, Counts, NDArray[np.float32]]:
     """Agreements with two lots of patterns and a weighted score, each (sets, types), in one pass over the types."""
     n = len(whole)
     together = torch.cat([whole.weights, half.weights, weights], 1).T.contiguous()
     offsets = torch.cat([whole.offsets, half.offsets, torch.zeros(n)])[:, None]
-    counted, halved = np.empty((n, types.n), np.int16), np.empty((n, types.n), np.int16)
+    kind = count_type(types.width)
+    counted, halved = np.empty((n, types.n), kind), np.empty((n, types.n), kind)
     weighed = np.empty((n, types.n), np.float32)
     for start, block in types.blocks():
         part = slice(start, start + len(block))
         found = torch.mm(together, block.T).add_(offsets)
-        counted[:, part] = found[:n].to(torch.int16).numpy()
-        halved[:, part] = found[n : 2 * n].to(torch.int16).numpy()
+        counted[:, part] = found[:n].numpy()
+        halved[:, part] = found[n : 2 * n].numpy()
         weighed[:, part] = found[2 * n :].numpy()
     return counted, halved, weighed
 
@@ -114,7 +115,7 @@ def _read(
     for row, own, left_out in zip(scores, positives, anchors, strict=True):
         everyone, of_words = score(row, own, left_out, (everywhere, among))
         found.all.append(everyone)
-        found.words.append(of_words if len(among) else np.full(len(own), np.nan))
+        found.words.append(of_words)
     return found
 
 
@@ -152,7 +153,8 @@ def make(
     words = np.flatnonzero(vocabulary.words)
     read = {name: read_basis(codes, split, words) for name, codes in bases.items()}
     own = read["standard"]
-    rotated = {name: one for name, one in read.items() if name != "standard"}
+    others = {name: one for name, one in read.items() if name != "standard"}
+    rotated = {name: one for name, one in others.items() if name.startswith("haar:")}
     probe = probes(types, split.anchors, split.define, rng(seed, "probe", site_id, centre))
     probed = _read(probe.scores, split.score, split.anchors, words, but=probe.negatives)
     nulls = Nulls(types, rng(seed, "negatives", site_id, centre))
@@ -198,7 +200,7 @@ def make(
         ],
     )
     rank_p95 = np.array([np.nan if null is None else null.p95 for null in by_rank])
-    for control, one in {"none": own, **rotated}.items():
+    for control, one in {"none": own, **others}.items():
         found.add("best_dim_auc", control, "in_sample", one.whole.best_auc, n, seed)
         found.add("best_dim_auc", control, "held_out", one.best_dim_held_out, n_scored, seed)
         found.add("n_dims", control, "in_sample", one.whole.patterns.n_dims, n, seed)
@@ -221,7 +223,7 @@ def make(
         ("p_rotated", p_rotated),
     ):
         found.add(metric, "none", "held_out", values, n_scored, seed)
-    return Made(found, _summary(found, site_id, centre, own, rotated, null_p95, rank_p95, seed))
+    return Made(found, _summary(found, site_id, centre, own, others, null_p95, rank_p95, seed))
 
 
 def _summary(

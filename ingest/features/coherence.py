@@ -20,7 +20,8 @@ _AT_ONCE = 64
 
 def plain(token: str) -> str:
     """A token without case, spacing and marks of its tokenizer: what two variants of a word share."""
-    return token.strip().removeprefix("##").casefold()
+    bare = token.strip()
+    return (bare[2:] if bare.startswith("##") and len(bare) > 2 else bare).casefold()
 
 
 class Vocabulary:

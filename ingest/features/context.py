@@ -21,8 +21,8 @@ from ...catalog.errors import ModelError
 from ..forward import batches, one_pass
 from ..pack import pack_signs
 from ..sites import Site
-from .bits import Patterns, TypeBits, agreements, percentiles, rng, top_of
-from .controls import Rotations, haar
+from .bits import Counts, Patterns, TypeBits, agreements, percentiles, rng, top_of
+from .controls import Moments, Rotations, haar
 from .independence import Pairs, measure
 from .prediction import sign_majority, sign_only
 from .prototypes import define
@@ -80,7 +80,7 @@ class Scored:
     squares: NDArray[np.float64]
     states: list[Ids]
     counts: list[Ids]
-    positive: list[list[NDArray[np.int16]]]
+    positive: list[list[Counts]]
     times: NDArray[np.int64]
 
     @classmethod
@@ -258,7 +258,7 @@ class Sample:
 def run_sample(
     model: LoadedModel,
     windows: Sequence[Window],
-    means: dict[str, NDArray[np.float64]],
+    moments: dict[str, Moments],
     sites: Sequence[str],
     batch_tokens: int,
     seed: int,
@@ -274,12 +274,16 @@ def run_sample(
     wanted = [Site.from_name(one) for one in sites]
     if final_site is not None and final_site not in wanted:
         wanted.append(final_site)
-    rotations = {one: Rotations(model.width_of(Site.from_name(one)), model.device) for one in sites}
+    rotations = {
+        one: Rotations(model.width_of(Site.from_name(one)), moments.get(one), model.device) for one in sites
+    }
     parts: dict[tuple[str, str, str], dict[int, NDArray[np.uint8]]] = {}
     finals: dict[tuple[int, int], torch.Tensor] = {}
     at = {i: [p for j, p in prompts if j == i] for i in range(len(windows))}
     shifts = {
-        one: torch.from_numpy(means[one].astype(np.float32)).to(model.device) for one in sites if one in means
+        one: torch.from_numpy(moments[one].mean.astype(np.float32)).to(model.device)
+        for one in sites
+        if one in moments
     }
     for batch in batches(lengths, batch_tokens):
         longest = max(lengths[i] for i in batch)
@@ -294,7 +298,7 @@ def run_sample(
                         finals[i, p] = x[row, p].float().cpu().clone()
                 if site.name in rotations:
                     states = x[row, 1 : lengths[i]]
-                    found = rotations[site.name].codes(states, shifts.get(site.name))
+                    found = rotations[site.name].codes(states)
                     found["standard", "zero"] = pack_signs(states).cpu().numpy()
                     if site.name in shifts:
                         found["standard", "mean"] = pack_signs(states, shifts[site.name]).cpu().numpy()

@@ -1,7 +1,9 @@
 """Control bases: the same types in Haar-rotated bases, as scratch files of codes beside the catalogue.
 
 What a rotated basis shows as well as the standard one is no evidence for the axes (Bag of Dims never ran this
-control). The codes are needed for figures only, so they are gone when the ingest ends; seeds are stored.
+control). A few dimensions can be so much larger than the rest that in a rotated basis every bit says what they do; so
+there is also a basis in which every dimension is given the same variance before it is rotated. The codes are needed
+for figures only, so they are gone when the ingest ends; seeds are stored.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from ..model import LoadedModel
 
 HAAR_SEEDS = (1, 2, 3)
+SCALED_SEED = 1
+"""Of the one basis that is rotated after dividing each dimension by its standard deviation over the types."""
 CENTRES = ("zero", "mean")
 _SHARD = 8192
 
@@ -39,23 +44,42 @@ def haar(width: int, seed: int) -> torch.Tensor:
     return (q * torch.sign(torch.diagonal(r))).float()
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation of each dimension over the types of a site, each float64 (width,)."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
 class Rotations:
-    """The Haar matrices of one width on one device, drawn once."""
+    """The control bases of one site on one device.
 
-    def __init__(self, width: int, device: torch.device | None = None) -> None:
-        self.by_name = {f"haar:{seed}": haar(width, seed).to(device or "cpu") for seed in HAAR_SEEDS}
+    `moments` are of the site's types; without them there is no centre `mean` and no scaled basis.
+    """
 
-    def codes(self, x: torch.Tensor, mean: torch.Tensor | None) -> dict[tuple[str, str], NDArray[np.uint8]]:
-        """Codes of the rows of `x` (n, width) by basis and centre: centred first, then rotated (x Q)."""
+    def __init__(self, width: int, moments: Moments | None, device: torch.device | None = None) -> None:
+        device = device or torch.device("cpu")
+        self._turns = {f"haar:{seed}": haar(width, seed).to(device) for seed in HAAR_SEEDS}
+        self._mean: torch.Tensor | None = None
+        if moments is not None:
+            self._mean = torch.from_numpy(moments.mean.astype(np.float32)).to(device)
+            # A dimension that never moves says nothing in any basis.
+            inverse = np.divide(1.0, moments.std, out=np.zeros_like(moments.std), where=moments.std > 0)
+            scale = torch.from_numpy(inverse.astype(np.float32)).to(device)
+            self._turns[f"scaled:{SCALED_SEED}"] = scale[:, None] * haar(width, SCALED_SEED).to(device)
+
+    def codes(self, x: torch.Tensor) -> dict[tuple[str, str], NDArray[np.uint8]]:
+        """Codes of the rows of `x` (n, width) by basis and centre: centred first, then turned."""
         found = {}
-        for name, rotation in self.by_name.items():
-            if mean is None:
-                found[name, "zero"] = pack_signs(x.float() @ rotation).cpu().numpy()
+        for name, turn in self._turns.items():
+            if self._mean is None:
+                found[name, "zero"] = pack_signs(x.float() @ turn).cpu().numpy()
                 continue
             # From the centred ones: first positions are so large that the difference would lose its digits.
-            centred = (x.float() - mean) @ rotation
+            centred = (x.float() - self._mean) @ turn
             found[name, "mean"] = pack_signs(centred).cpu().numpy()
-            found[name, "zero"] = pack_signs(centred + mean @ rotation).cpu().numpy()
+            found[name, "zero"] = pack_signs(centred + self._mean @ turn).cpu().numpy()
         return found
 
 
@@ -69,27 +93,26 @@ class ControlCodes:
     def __init__(self, path: Path, model_id: str, widths: dict[str, int], n: int) -> None:
         self.folder = folder(path, model_id)
         self.widths, self.n = widths, n
-        self._rotations: dict[int, Rotations] = {}
+        self._rotations: dict[str, Rotations] = {}
 
     @property
     def nbytes(self) -> int:
         """What the files of all sites take."""
-        each = len(HAAR_SEEDS) * len(CENTRES) * self.n
+        each = len(bases()) * len(CENTRES) * self.n
         return sum(each * n_bytes(width) for width in self.widths.values())
 
-    def put(self, site: str, start: int, x: torch.Tensor, mean: NDArray[np.float64]) -> None:
+    def put(self, site: str, start: int, x: torch.Tensor, moments: Moments) -> None:
         """Keep the codes of types `start` .. `start + len(x)` from their states `x` (n, width) at `site`."""
-        width = self.widths[site]
-        rotations = self._rotations.get(width) or Rotations(width, x.device)
-        self._rotations[width] = rotations
+        if site not in self._rotations:
+            self._rotations[site] = Rotations(self.widths[site], moments, x.device)
         try:
             self.folder.mkdir(exist_ok=True)
-            found = rotations.codes(x, torch.from_numpy(mean.astype(np.float32)).to(x.device))
+            found = self._rotations[site].codes(x)
             for (basis, centre), codes in found.items():
                 file = self._file(site, basis, centre)
                 handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
                 try:
-                    os.pwrite(handle, codes.tobytes(), start * codes.shape[1])
+                    _write_all(handle, codes.tobytes(), start * codes.shape[1])
                 finally:
                     os.close(handle)
             self._mark(site, start, len(x)).touch()
@@ -112,7 +135,7 @@ class ControlCodes:
     def fill(
         self,
         model: LoadedModel,
-        means: dict[str, NDArray[np.float64]],
+        moments: dict[str, Moments],
         batch_tokens: int,
         computed: Callable[[int], None],
     ) -> None:
@@ -131,7 +154,7 @@ class ControlCodes:
                         model.forward(ids, None, [Site.from_name(site) for site in sites], keep)  # type: ignore[arg-type]
                     computed(len(ids))
                 for site in sites:
-                    self.put(site, a, torch.cat(parts.pop(site)), means[site])
+                    self.put(site, a, torch.cat(parts.pop(site)), moments[site])
 
     @property
     def to_compute(self) -> int:
@@ -158,6 +181,13 @@ class ControlCodes:
         return self.folder / f"done-{site}-{start}-{n}"
 
 
+def _write_all(handle: int, data: bytes, at: int) -> None:
+    """A disk that fills up in the middle takes a part and says so by a number alone."""
+    while data:
+        written = os.pwrite(handle, data, at)
+        data, at = data[written:], at + written
+
+
 def folder(path: Path, model_id: str) -> Path:
     """Where the control codes of a model lie while its features are made."""
     return store.sidecar(path, f".scratch-haar-{model_id}")
@@ -171,4 +201,4 @@ def clear(path: Path, model_id: str) -> None:
 
 def bases() -> Sequence[str]:
     """Names of the control bases."""
-    return [f"haar:{seed}" for seed in HAAR_SEEDS]
+    return [*(f"haar:{seed}" for seed in HAAR_SEEDS), f"scaled:{SCALED_SEED}"]

@@ -13,7 +13,7 @@ from .categories import TOP_TYPES, Made
 from .coherence import METRICS
 from .coherence import Vocabulary as Spelling
 from .neighbours import NEIGHBOURS, common, distinct, halves, halves_auc, neighbours, percentiles_of
-from .prototypes import DRAWS, Null, Ranks, prototypes, random_sets, rotated_p_values
+from .prototypes import Null, Ranks, prototypes, random_sets, rotated_p_values
 from .rows import Found, site_figure
 
 DEFAULT_SEEDS = 1500
@@ -63,6 +63,11 @@ class InBasis:
     stands_for: Ids
     percentiles: Floats
 
+    @property
+    def auc(self) -> Floats:
+        """(seeds,): held out; where the defining neighbours have nothing in common they read nothing, in any basis."""
+        return np.nan_to_num(self.percentiles.mean(1), nan=0.5)
+
 
 def in_basis(types: TypeBits, seeds: Ids, seed: int) -> InBasis:
     """Discovery in one basis; the halves of the dimensions are the same in every basis."""
@@ -87,11 +92,12 @@ def make(
     types = bases["standard"]
     read = {name: in_basis(codes, seeds, seed) for name, codes in bases.items()}
     own = read["standard"]
-    rotated = {name: one for name, one in read.items() if name != "standard"}
+    others = {name: one for name, one in read.items() if name != "standard"}
+    rotated = {name: one for name, one in others.items() if name.startswith("haar:")}
     kept = own.kept
     counts = [
         figure
-        for control, one in {"none": own, **rotated}.items()
+        for control, one in {"none": own, **others}.items()
         for figure in _counts(one, site_id, centre, control, len(seeds), seed)
     ]
     if not len(kept):
@@ -109,18 +115,13 @@ def make(
 
     top = tops(rows(), patterns, TOP_TYPES)
     by_rank, null, rank_bin = _nulls(types, seeds, ranks, seed, site_id)
-    held_out = own.percentiles.mean(1)[kept]
+    held_out = own.auc[kept]
     # Neighbours with nothing in common read nothing.
-    rotated_aucs = np.nan_to_num(
-        np.stack([one.percentiles.mean(1)[kept] for one in rotated.values()]), nan=0.5
-    )
-    p_anchors = np.array([null.p_value(x) if np.isfinite(x) else np.nan for x in held_out])
+    rotated_aucs = np.stack([one.auc[kept] for one in rotated.values()])
+    p_anchors = np.array([null.p_value(x) for x in held_out])
     bins = rank_bin[kept]
     p_rank = np.array(
-        [
-            by_rank[b].p_value(x) if b in by_rank and np.isfinite(x) else np.nan
-            for b, x in zip(bins, held_out, strict=True)
-        ]
+        [by_rank[b].p_value(x) if b in by_rank else np.nan for b, x in zip(bins, held_out, strict=True)]
     )
     p_rotated = rotated_p_values(held_out, rotated_aucs, np.full(len(kept), own.percentiles.shape[1]))
     single = _best_dims(types, sets)
@@ -144,15 +145,15 @@ def make(
             "auc_held_out": held_out,
             "auc_rotated": rotated_aucs.mean(0),
             "null_p95": [null.p95] * n,
-            "p_value": np.where(np.isnan(p_anchors), np.nan, np.fmax(np.fmax(p_anchors, p_rank), p_rotated)),
+            "p_value": np.fmax(np.fmax(p_anchors, p_rank), p_rotated),
         },
         members=[[("neighbour", np.sort(one))] for one in sets],
     )
     size, scored = sets.shape[1], own.percentiles.shape[1]
     found.add("auc_agreement", "none", "in_sample", in_sample.mean(1), size, seed)
     found.add("auc_agreement", "none", "held_out", held_out, scored, seed)
-    for name, one in rotated.items():
-        found.add("auc_agreement", name, "held_out", one.percentiles.mean(1)[kept], scored, seed)
+    for name, one in others.items():
+        found.add("auc_agreement", name, "held_out", one.auc[kept], scored, seed)
     found.add("auc_agreement", "anchors", "held_out", [float(np.nanmean(null.held_out))] * n, scored, seed)
     found.add("best_dim_auc", "none", "in_sample", single[1], size, seed)
     found.add("best_dim_auc", "anchors", "in_sample", [null.p95] * n, size, seed)
@@ -203,7 +204,7 @@ def _nulls(
     The sets stand where the neighbours of a feature would: every second one defines on half of the dimensions.
     """
     size = min(NEIGHBOURS, types.n - 1)
-    sets = {-1: random_sets(types.n, size, rng(seed, "null", site_id))}
+    sets = {-1: random_sets(types.n, size, rng(seed, "null", site_id), len(ranks.shuffles))}
     places = np.searchsorted(ranks.words, seeds)
     n_words = len(ranks.words)
     bins = np.minimum(places * _BINS // max(1, n_words), _BINS - 1)
@@ -213,12 +214,13 @@ def _nulls(
             found = ranks.sets_like(ranks.words[start : start + size], rng(seed, "null", site_id, b))
             if found is not None:
                 sets[b] = found
+    draws = len(sets[-1])
     every = np.concatenate(list(sets.values()))
     aucs = halves(types, every, every, rng(seed, "halves")).mean(1)
     best = _best_dims(types, every)[1]
     nulls = {}
     for i, name in enumerate(sets):
-        part = slice(i * DRAWS, (i + 1) * DRAWS)
+        part = slice(i * draws, (i + 1) * draws)
         # Random types with nothing in common read nothing.
         nulls[name] = Null(best[part], np.nan_to_num(aucs[part], nan=0.5))
     null = nulls.pop(-1)

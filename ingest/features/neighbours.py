@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...catalog.index import CodeIndex
-from .bits import Patterns, TypeBits, agreements
+from .bits import Counts, Patterns, TypeBits, agreements
 
 NEIGHBOURS = 20
 SAME = 0.9
@@ -113,10 +113,12 @@ def read_auc(
     return out
 
 
-def percentiles_of(row: NDArray[np.int16], scored: Ids, left_out: Ids) -> NDArray[np.float64]:
-    """Percentiles of the `scored` places of a row of counts among all places but those `left_out`, ties half."""
+def percentiles_of(row: Counts, scored: Ids, left_out: Ids) -> NDArray[np.float64]:
+    """Percentiles of the `scored` places of a row of counts among all places but those `left_out`, ties half; NaN if none is left."""
     times = np.bincount(row)
     times -= np.bincount(row[left_out], minlength=len(times))
     upto = times.cumsum()
     own = row[scored]
-    return (upto[own] - times[own] / 2) / max(1, int(upto[-1]))
+    if not upto[-1]:
+        return np.full(len(scored), np.nan)
+    return (upto[own] - times[own] / 2) / upto[-1]

@@ -80,7 +80,8 @@ def score(
 ) -> list[NDArray[np.float64]]:
     """Percentiles (len(positives),) of `scores` (types,) at `positives` against types that are no `anchors`.
 
-    One array for each of `among`: negatives are those types (None: all). Its mean is the AUC; ties count half.
+    One array for each of `among`: negatives are those types (None: all). Its mean is the AUC; ties count half. NaN
+    where no negative is left.
     """
     own = scores[positives]
     if np.issubdtype(scores.dtype, np.integer):
@@ -91,7 +92,7 @@ def score(
             times = np.pad(times, (0, max(0, int(own.max(initial=0)) + 1 - len(times))))
             times -= np.bincount(scores[out], minlength=len(times))
             upto = times.cumsum()
-            found.append((upto[own] - times[own] / 2) / max(1, int(upto[-1])))
+            found.append((upto[own] - times[own] / 2) / (upto[-1] or np.nan))
         return found
     everywhere = np.ones(len(scores), np.bool_)
     everywhere[anchors] = False
@@ -227,15 +228,15 @@ def rotated_p_values(
     `own` is (features,), `rotated` (bases, features), `n` the scored types of each. If the axes are like any others, the
     standard basis is one more draw, so a difference is measured by how much random bases differ among themselves.
     Three say little for one feature; their variance is taken as phi A (1 - A) / n, an overdispersed binomial, with one
-    phi for all features. NaN where an AUC is.
+    phi for all features. NaN where an AUC is, or with one basis alone.
     """
     draws = len(rotated)
     mean = rotated.mean(0)
     expected = np.clip(mean, 0.5 / n, 1 - 0.5 / n)
     binomial = expected * (1 - expected) / n
-    variances = rotated.var(0, ddof=1)
+    variances = rotated.var(0, ddof=1) if draws > 1 else np.full(len(own), np.nan)
     known = np.isfinite(variances)
-    phi = float(variances[known].sum() / binomial[known].sum()) if known.any() else 0.0
+    phi = float(variances[known].sum() / binomial[known].sum()) if known.any() else np.nan
     spread = np.sqrt(phi * binomial * (1 + 1 / draws))
     return np.array(
         [

@@ -13,7 +13,9 @@ from .bits import Bools, TypeBits
 
 NEGATIVES = 1024
 """Random types that a probe is trained against."""
-_STEPS = 80
+_STEPS = 120
+"""Of L-BFGS: held-out AUCs are then within 0.002 of the minimum's."""
+_PENALTY = 100.0
 
 
 def log_odds(
@@ -58,8 +60,8 @@ def probes(
 ) -> Probes:
     """One logistic regression a set on all bits, as -1 and 1: `define_on` against random types that are no `anchors`.
 
-    Minimises the log loss with balanced classes plus half the squared weights (no penalty on the intercept): what
-    scikit-learn calls LogisticRegression(C=1, class_weight="balanced"). All sets are fitted together by L-BFGS.
+    Descends the log loss with balanced classes plus 50 times the squared weights (no penalty on the intercept): what
+    scikit-learn calls LogisticRegression(C=0.01, class_weight="balanced"). All sets are fitted together by L-BFGS.
     """
     chosen = np.sort(generator.choice(types.n, min(NEGATIVES, types.n), replace=False))
     against = torch.from_numpy(types.bits(chosen)).float() * 2 - 1
@@ -91,12 +93,12 @@ def probes(
         value = (
             (weight_own * torch.nn.functional.softplus(-high)).sum(dtype=torch.float64)
             + (weight_against * torch.nn.functional.softplus(low)).sum(dtype=torch.float64)
-            + weights.square().sum(dtype=torch.float64) / 2
+            + _PENALTY * weights.square().sum(dtype=torch.float64) / 2
         )
         # By hand: taking apart what was just put together costs autograd twice this.
         pull = weight_own * torch.sigmoid(-high)
         push = weight_against * torch.sigmoid(low)
-        torch.addmm(weights, against.T, push, out=weights.grad)
+        torch.addmm(weights, against.T, push, beta=_PENALTY, out=weights.grad)
         weights.grad.sub_(torch.bmm(pull[:, None], own)[:, 0].T)  # type: ignore[union-attr]
         bias.grad.copy_(push.sum(0) - pull.sum(1))  # type: ignore[union-attr]
         return float(value)

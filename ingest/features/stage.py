@@ -199,37 +199,50 @@ class Stage:
 
     # ---- running ----
 
-    def keep_controls(self, site: str, start: int, x: torch.Tensor, mean: NDArray[np.float64]) -> None:
+    def keep_controls(
+        self, site: str, start: int, x: torch.Tensor, mean: NDArray[np.float64], std: NDArray[np.float64]
+    ) -> None:
         """What the stage types shows on its way: no second pass over the vocabulary is needed then."""
         if site in self.pending_sites:
-            self.controls.put(site, start, x, mean)
+            self.controls.put(site, start, x, controls.Moments(mean, std))
 
     def run(
         self,
-        means: dict[str, NDArray[np.float64]],
         text_runs: Sequence[str],
         batch_tokens: int,
         progress: Progress,
     ) -> list[str]:
-        """Do all that is missing; the runs' ids. `means` are the centres of the sites' types."""
+        """Do all that is missing; the runs' ids."""
+        moments = self._moments()
         done: list[str] = []
         if self.pending_sites:
-            self._fill(means, batch_tokens, progress)
+            self._fill(moments, batch_tokens, progress)
         for run in self.runs:
             if not run.finished:
                 self._type_job(run, progress)
             done.append(run.spec.run_id)
         if text_runs:
-            done += self._context(means, text_runs, batch_tokens, progress)
+            done += self._context(moments, text_runs, batch_tokens, progress)
             done += self._states(text_runs, progress)
         controls.clear(self.path, self.known.model_id)
         return done
 
-    def _fill(self, means: dict[str, NDArray[np.float64]], batch_tokens: int, progress: Progress) -> None:
+    def _moments(self) -> dict[str, controls.Moments]:
+        """Of the types at each site, as they are stored."""
+        with store.reading(self.path) as connection:
+            rows = connection.execute(
+                "SELECT s.name, list(d.mean ORDER BY d.dim), list(d.std ORDER BY d.dim) FROM dimension_row d "
+                "JOIN site s USING (site_id) JOIN run r USING (run_id) WHERE s.model_id = ? AND d.subject = 'type' "
+                "AND r.finished_at IS NOT NULL GROUP BY s.name",
+                [self.known.model_id],
+            ).fetchall()
+        return {site: controls.Moments(np.array(mean), np.array(std)) for site, mean, std in rows}
+
+    def _fill(self, moments: dict[str, controls.Moments], batch_tokens: int, progress: Progress) -> None:
         """Control codes that the stage types has not left on its way."""
         if left := self.controls.to_compute:
             progress.started("control bases", left, 0)
-            self.controls.fill(self.model, means, batch_tokens, progress.computed)
+            self.controls.fill(self.model, moments, batch_tokens, progress.computed)
             progress.ended()
 
     def _types(self, site: str, basis: str, centre: str) -> TypeBits:
@@ -345,7 +358,7 @@ class Stage:
 
     def _context(
         self,
-        means: dict[str, NDArray[np.float64]],
+        moments: dict[str, controls.Moments],
         text_runs: Sequence[str],
         batch_tokens: int,
         progress: Progress,
@@ -371,14 +384,14 @@ class Stage:
             if set(self.sites) <= set(old["sites"]) and (old["words"], old["seed"]) == (key["words"], seed):
                 return [run_id]
         spec = RunSpec(short_id("run", self.known.model_id, "context", key, texts), "context", key, ())
-        self._fill(means, batch_tokens, progress)
+        self._fill(moments, batch_tokens, progress)
         windows, counts = context.sample_windows(self.path, self.model.tokenizer_sha256, texts, seed)
         final = next((one for one in self.model.sites if one.point == "final_norm"), None)
         final_id = f"{self.known.model_id}/{final}"
 
         def compute(_: int) -> Callable[[Session], None]:
             sample = context.run_sample(
-                self.model, windows, means, self.sites, batch_tokens, seed, progress.computed
+                self.model, windows, moments, self.sites, batch_tokens, seed, progress.computed
             )
             figures: list[bulk.Figure] = []
             for site in self.sites:

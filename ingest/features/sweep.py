@@ -28,9 +28,10 @@ def figures(session: Session, model_id: str, words: str, seed: int) -> list[Figu
                 "SELECT s.site_id, s.layer, f.name, f.auc_held_out FROM feature_row f JOIN site s USING (site_id) "
                 "JOIN run r ON r.run_id = f.run_id WHERE s.model_id = :model AND s.point = 'resid_post' "
                 "AND f.kind = 'category' AND f.centre = :centre AND json_extract_string(r.params, '$.words') = :words "
+                "AND json_extract(r.params, '$.seed')::BIGINT = :seed "
                 "ORDER BY s.layer, f.name, f.feature_id"
             ),
-            {"model": model_id, "centre": centre, "words": words},
+            {"model": model_id, "centre": centre, "words": words, "seed": seed},
         ).fetchall()
         sites = list(dict.fromkeys(row[0] for row in rows))
         names = sorted({row[2] for row in rows})
