@@ -224,7 +224,8 @@ class Catalogue:
 
         A row for each of the `top` features of a token: chunk, position, token, is_first, rank, feature_id, name,
         kind, agreement, surprise (standard deviations above what is usual in a text, or for types where no text
-        was ingested). `first` includes those of a window's first token, `every` those that do not beat their null.
+        was ingested). `first` includes those of a window's first token, `every` those that do not beat
+        their null or have fewer than 5 dimensions.
 
         Raises:
             InvalidInput, NotFound, TextError, ModelError: naming what there is.

@@ -532,7 +532,12 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
 )
 @_least_option
 @click.option("--first", is_flag=True, help="Also those of the first position, which is atypical.")
-@click.option("--all", "every", is_flag=True, help="Also features that do not beat their null.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Also features that do not beat their null, or have fewer than 5 dimensions.",
+)
 @click.option(
     "--context",
     type=click.IntRange(1),

@@ -25,6 +25,9 @@ _BLOCK_CELLS = 4_000_000
 """Tokens times features that are compared at once."""
 _UNKNOWN = -1e30
 """Behind every surprise that is known."""
+LEAST_DIMS = 5
+"""Features with fewer registered dimensions agree with half of all tokens by chance, and crowd out what a line has room for."""
+_USUAL = f"coalesce(beats_null, true) AND n_dims >= {LEAST_DIMS}"
 
 
 def place(path: Path, model: str | None, site: str | None, centre: str | None) -> Target:
@@ -54,8 +57,8 @@ def read(
     """The `top` features of each token, by how far its agreement is above what is usual, then by agreement and id.
 
     Usual is the mean over the states of the texts that were ingested, in its standard deviations; over the types
-    where no text was. Agreements below `least` are left out; so are features known not to beat their null, unless
-    `every`, and those of a window's first token, unless `first`.
+    where no text was. Agreements below `least` are left out; so are features known not to beat their null or with fewer than
+    `LEAST_DIMS` dimensions, unless `every`, and those of a window's first token, unless `first`.
 
     Args:
         target: from `place`.
@@ -71,7 +74,7 @@ def read(
     if top < 1:
         raise InvalidInput(f"--top {top} is not positive")
     with store.reading(path) as connection:
-        there = features_at(connection, target, "true" if every else "coalesce(beats_null, true)")
+        there = features_at(connection, target, "true" if every else _USUAL)
         there = _in_context(connection, target, there)
         names = {
             row[0]: row[1:]

@@ -26,7 +26,7 @@ _LEAST_CLAIM = 12
 
 
 def rows(path: Path, model: str | None = None) -> pa.Table:
-    """The view `evidence`, of one model if given, in order of (claim_id, model, control).
+    """The view `evidence`, of one model if given, in order of (claim_id, model, centre, control).
 
     Raises:
         NotFound: if there is no such model.
@@ -36,7 +36,7 @@ def rows(path: Path, model: str | None = None) -> pa.Table:
         if model is not None:
             condition, values = " WHERE model = ?", [one_model(connection, model)]
         return connection.execute(
-            f"SELECT * FROM evidence{condition} ORDER BY claim_id, model, control, site, centre", values
+            f"SELECT * FROM evidence{condition} ORDER BY claim_id, model, centre, site, control", values
         ).to_arrow_table()
 
 

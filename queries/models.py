@@ -22,16 +22,18 @@ ORDER = {
 
 
 def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
-    """`name` if the catalogue has it, or the only model there is.
+    """`name` if the catalogue has it, or the only model there is; one with random weights is a control, not a choice.
 
     Raises:
         NotFound: if it is not there.
         InvalidInput: if none was named and there is none or several.
     """
-    names = [row[0] for row in connection.execute("SELECT name FROM models ORDER BY name").fetchall()]
+    rows = connection.execute("SELECT name, random_init_seed IS NULL FROM models ORDER BY name").fetchall()
+    names = [row[0] for row in rows]
     if name is None:
-        if len(names) == 1:
-            return str(names[0])
+        trained = [row[0] for row in rows if row[1]]
+        if len(trained) == 1 or len(names) == 1:
+            return str((trained or names)[0])
         if not names:
             raise InvalidInput("the catalogue has no model yet", "run `signarium ingest MODEL`")
         raise InvalidInput(

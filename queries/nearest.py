@@ -207,7 +207,7 @@ def _search_in(
 def _features(
     connection: duckdb.DuckDBPyConnection, target: Target, code: codes.Codes, k: int, where: Where | None
 ) -> Answer:
-    """The features that a code agrees with most: by agreement, then feature_id."""
+    """The features that a code agrees with most: by agreement, then registered dimensions (the more the better), then id."""
     import pyarrow as pa
 
     there = features_at(connection, target)
@@ -216,7 +216,8 @@ def _features(
         kept = np.flatnonzero(np.isin(there.ids, matching_items(connection, target, where)))
     distance = masked.differing_each(code[None], there.patterns, target.width)[0]
     agreement = codes.agreement(code, there.patterns.mask, there.patterns.polarity)
-    best = kept[np.lexsort((there.ids[kept], -agreement[kept]))][:k]
+    sizes = np.bitwise_count(there.patterns.mask).sum(1, dtype=np.int64)
+    best = kept[np.lexsort((there.ids[kept], -sizes[kept], -agreement[kept]))][:k]
     rows = rows_of(connection, there.ids[best].tolist())
     columns = {"rank": np.arange(1, len(best) + 1), "distance": distance[best], "agreement": agreement[best]}
     table = pa.table({**columns, **dict(zip(rows.column_names, rows.columns, strict=True))})

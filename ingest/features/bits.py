@@ -143,8 +143,14 @@ def agreements(
         some = patterns[first : first + step]
         weights, offsets = some.weights.T.contiguous(), some.offsets[:, None]
         held = np.empty((len(some), types.n), count_type(types.width))
+        # Made once: the system hands out fresh pages more slowly than they are filled.
+        space = torch.empty(0)
         for start, block in types.blocks(columns):
-            held[:, start : start + len(block)] = torch.mm(weights, block.T).add_(offsets).numpy()
+            size = len(some) * len(block)
+            space = space if len(space) >= size else torch.empty(size)
+            found = space[:size].view(len(some), len(block))
+            torch.mm(weights, block.T, out=found)
+            held[:, start : start + len(block)] = found.add_(offsets).numpy()
         for i, row in enumerate(held):
             yield first + i, row
 

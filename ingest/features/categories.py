@@ -39,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Reading:
-    """One reader's percentiles, a list over categories of (scored,): among all types, and among words alone."""
+    """One reader's percentiles, a list over categories of (scored,): among all types, and (if asked for) words alone."""
 
     all: list[Floats]
     words: list[Floats]
@@ -76,7 +76,7 @@ def read_basis(types: TypeBits, split: Split, words: Ids) -> InBasis:
     return InBasis(
         whole,
         half,
-        _read(counted, split.anchors, split.anchors, words),
+        _read(counted, split.anchors, split.anchors),
         _read(halved, split.score, split.anchors, words),
         _read(weighed, split.score, split.anchors, words),
         _best_dim_held_out(types, half, split),
@@ -106,16 +106,18 @@ def _read(
     scores: NDArray[np.generic],
     positives: Sequence[Ids],
     anchors: Sequence[Ids],
-    words: Ids,
+    words: Ids | None = None,
     but: Ids | None = None,
 ) -> Reading:
-    everywhere = None if but is None else np.setdiff1d(np.arange(scores.shape[1]), but, assume_unique=True)
-    among = words if but is None else np.setdiff1d(words, but, assume_unique=True)
+    among: list[Ids | None] = [None] if words is None else [None, words]
+    if but is not None:
+        every = np.arange(scores.shape[1])
+        among = [np.setdiff1d(every if one is None else one, but, assume_unique=True) for one in among]
     found = Reading([], [])
     for row, own, left_out in zip(scores, positives, anchors, strict=True):
-        everyone, of_words = score(row, own, left_out, (everywhere, among))
+        everyone, *of_words = score(row, own, left_out, among)
         found.all.append(everyone)
-        found.words.append(of_words)
+        found.words.extend(of_words)
     return found
 
 

@@ -6,14 +6,17 @@ for their agreement agree; so each feature is also found on one random half of t
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...catalog.index import CodeIndex
+from ...catalog.index import CodeIndex, faiss, n_threads
 from .bits import Counts, Patterns, TypeBits, agreements
 
 NEIGHBOURS = 20
+_AT_ONCE = 128
 SAME = 0.9
 """Two features are one when the Jaccard index of their registered (dimension, sign) pairs is above this."""
 
@@ -33,7 +36,12 @@ def neighbours(types: TypeBits, seeds: Ids, columns: Ids | None = None) -> Ids:
     n = types.n
     index = CodeIndex(width, np.ascontiguousarray(codes), np.array([[0, 0, n]]))
     k = min(NEIGHBOURS + 1, n)
-    found = np.concatenate([index.search(codes[seeds[i : i + 256]], k)[1] for i in range(0, len(seeds), 256)])
+    # A vocabulary is too small to be searched in shards; the seeds are split over the cores instead.
+    with ThreadPoolExecutor(n_threads(), initializer=lambda: faiss().omp_set_num_threads(1)) as pool:
+        parts = pool.map(
+            lambda i: index.search(codes[seeds[i : i + _AT_ONCE]], k)[1], range(0, len(seeds), _AT_ONCE)
+        )
+        found = np.concatenate(list(parts))
     # Enough codes equal to the seed's, with lower ids, can push the seed itself out.
     own = found == seeds[:, None]
     own[~own.any(1), -1] = True

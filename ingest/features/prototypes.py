@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .bits import Patterns, TypeBits, percentiles
+from .bits import Patterns, TypeBits
 
 TAUS = (0.75, 0.70)
 """Thresholds on a dimension's AUC, tried in turn; if none is reached, the single best dimension is registered."""
@@ -94,12 +94,19 @@ def score(
             upto = times.cumsum()
             found.append((upto[own] - times[own] / 2) / (upto[-1] or np.nan))
         return found
-    everywhere = np.ones(len(scores), np.bool_)
-    everywhere[anchors] = False
-    return [
-        percentiles(own, scores[everywhere] if some is None else scores[some][everywhere[some]])
-        for some in among
-    ]
+    # Where each score stands among those scored: below the first, at one of them, or between two.
+    steps, place = np.unique(own, return_inverse=True)
+    above = np.searchsorted(steps, scores, "right")
+    level = 2 * above - (steps[np.maximum(above, 1) - 1] == scores) * (above > 0)
+    found = []
+    for some in among:
+        out = anchors if some is None else anchors[np.isin(anchors, some)]
+        times = np.bincount(level if some is None else level[some], minlength=2 * len(steps) + 1)
+        times -= np.bincount(level[out], minlength=2 * len(steps) + 1)
+        upto = times.cumsum()
+        at = 2 * place + 1
+        found.append((upto[at] - times[at] / 2) / (upto[-1] or np.nan))
+    return found
 
 
 def halves(ids: Ids, generator: np.random.Generator) -> tuple[Ids, Ids]:

@@ -102,3 +102,28 @@ def test_display_of_runs_and_info(catalogue: Made) -> None:
     assert info["size"].endswith(" MB") and info["index size"].endswith(" MB")
     assert info["codes"] == f"{int(models.info(catalogue.path).to_pydict()['value'][8]):,}"
     assert info["catalogue"] == str(catalogue.path)
+
+
+def test_a_random_twin_is_no_second_choice(tmp_path: Path) -> None:
+    import duckdb
+    import small
+
+    from signarium.catalog.errors import InvalidInput
+    from signarium.queries.models import one_model
+
+    path = small.filled(tmp_path / "c.duckdb").path
+    with duckdb.connect(str(path)) as connection:
+
+        def add(name: str, seed: int | None) -> None:
+            connection.execute(
+                "INSERT INTO model BY NAME SELECT * REPLACE (? AS model_id, ? AS name, ? AS random_init_seed) FROM model "
+                "WHERE name = 'tiny'",
+                [name, name, seed],
+            )
+
+        add("twin", 3)
+        assert one_model(connection, None) == "tiny"
+        assert one_model(connection, "twin") == "twin"
+        add("other", None)
+        with pytest.raises(InvalidInput, match="3 models"):
+            one_model(connection, None)

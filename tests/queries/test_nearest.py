@@ -359,10 +359,13 @@ def test_features_of_a_code_equal_numpy(
         for one in rows:
             if (one.site, one.centre) == ("resid_post.1", centre) and one.feature_id in kept:
                 wrong = int(((bits != one.polarity) & (one.mask == 1)).sum())
-                expected.append((1 - wrong / one.mask.sum(), one.feature_id, wrong))
-        expected.sort(key=lambda one: (-one[0], one[1]))
+                n_dims = int(one.mask.sum())
+                expected.append((1 - wrong / n_dims, one.feature_id, wrong, n_dims))
+        expected.sort(key=lambda one: (-one[0], -one[3], one[1]))
         found = answer.table.to_pydict()
-        assert list(zip(found["feature_id"], found["distance"], strict=True)) == [one[1:] for one in expected]
+        assert list(zip(found["feature_id"], found["distance"], strict=True)) == [
+            one[1:3] for one in expected
+        ]
         assert np.allclose(found["agreement"], [one[0] for one in expected])
         assert answer.searched == len(expected)
         assert answer.table.column_names == ["rank", "distance", "agreement", *c.features().column_names]

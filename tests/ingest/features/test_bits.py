@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from signarium.ingest.features.bits import (
     Patterns,
     TypeBits,
     agreements,
+    count_type,
     fires_at,
     percentiles,
     rng,
@@ -124,6 +126,27 @@ def test_agreement_in_parts_and_on_some_dimensions(width: int, small_blocks: Non
     assert np.array_equal(np.stack([row for _, row in agreements(types_of(matrix), whole)]), expected.sum(2))
 
 
+@pytest.mark.parametrize("width", [32_767, 32_768, 40_001])
+def test_counts_beyond_sixteen_bits(width: int) -> None:
+    # All dimensions, all but one, half of them, none.
+    matrix = np.ones((4, width), np.uint8)
+    matrix[1, width // 3] = matrix[2, ::2] = matrix[3] = 0
+    every = np.ones((2, width), bool)
+    patterns = Patterns(every, np.array([every[0], ~every[0]]))
+    ones = [width, width - 1, width // 2, 0]
+    expected = [ones, [width - one for one in ones]]
+    found = [row for _, row in agreements(types_of(matrix), patterns)]
+    assert [row.tolist() for row in found] == expected
+    assert {row.dtype for row in found} == {np.dtype(count_type(width))}
+    assert np.iinfo(found[0].dtype).bits == (16 if width < 2**15 else 32)
+    assert patterns.counts(torch.from_numpy(matrix).float()).T.tolist() == expected
+    best = tops(agreements(types_of(matrix), patterns), patterns, 2)
+    assert best.ids.tolist() == [[0, 1], [3, 2]]
+    assert best.counts.tolist() == [[width, width - 1], [width, width - width // 2]]
+    assert best.mean == pytest.approx([np.mean(row) / width for row in expected])
+    assert best.std == pytest.approx([np.std(row) / width for row in expected])
+
+
 def test_a_slice_of_patterns_and_those_that_do_not_match() -> None:
     patterns = patterns_of(5, 9)
     assert np.array_equal(patterns[1:3].mask, patterns.mask[1:3])
@@ -186,3 +209,10 @@ def test_percentiles_of_counts(kind: Any) -> None:
     a, b = generator.integers(0, 5, 30).astype(kind), generator.integers(0, 5, 200).astype(kind)
     expected = [((b < p).sum() + (b == p).sum() / 2) / 200 for p in a]
     assert np.allclose(percentiles(a, b), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.float32])
+def test_percentiles_among_nobody_are_unknown(kind: Any) -> None:
+    found = percentiles(np.array([1, 0, 1], kind), np.empty(0, kind))
+    assert found.shape == (3,) and np.isnan(found).all()
+    assert percentiles(np.empty(0, kind), np.array([1, 2], kind)).shape == (0,)

@@ -182,6 +182,20 @@ def test_percentiles_of_places() -> None:
     assert np.allclose(percentiles_of(row, scored, left_out), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.int32])
+def test_percentiles_among_nobody_are_unknown(kind: Any) -> None:
+    row = np.array([4, 0, 7, 7], kind)
+    every = np.arange(4)
+    found = percentiles_of(row, np.array([2, 0]), every)
+    assert found.shape == (2,) and np.isnan(found).all()
+    # One that is left makes them known.
+    assert percentiles_of(row, np.array([2, 0, 1]), every[:3]).tolist() == [0.5, 0, 0]
+    # So are those of a feature whose set is the whole vocabulary.
+    types, patterns = types_of(random_bits(4, 9)), Patterns(np.ones((2, 9), bool), np.ones((2, 9), bool))
+    left_out = np.array([every, every])
+    assert np.isnan(read_auc(types, patterns, left_out[:, :2], left_out)).all()
+
+
 @pytest.mark.parametrize("on_some", [False, True])
 def test_reading_features(on_some: bool) -> None:
     matrix = random_bits(150, 44, p=0.6)

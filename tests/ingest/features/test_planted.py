@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from signarium.ingest.features import categories
+from signarium.ingest.features import categories, discovery
 from signarium.ingest.features.anchors import Anchors, Vocabulary
 from signarium.ingest.features.bits import TypeBits
 from signarium.ingest.features.categories import Made, Split, make, read_basis
-from signarium.ingest.features.controls import Rotations
+from signarium.ingest.features.coherence import Vocabulary as Spelling
+from signarium.ingest.features.controls import Moments, Rotations, bases
 from signarium.ingest.features.prototypes import Ranks
 from signarium.ingest.features.readers import Probes
 
@@ -111,21 +111,24 @@ def word(i: int) -> str:
     return f" {letters}"
 
 
-@cache
-def rotations() -> Rotations:
-    return Rotations(D)
+def in_bases(x: NDArray[np.float32]) -> dict[str, TypeBits]:
+    """Codes without a centre in the basis that `x` is given in, and in the control bases."""
+    found = {"standard": TypeBits(np.packbits(x > 0, axis=1), D)}
+    rotations = Rotations(D, Moments(x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)))
+    for (name, centre), codes in rotations.codes(torch.from_numpy(x)).items():
+        if centre == "zero":
+            found[name] = TypeBits(codes, D)
+    assert list(found) == ["standard", *bases()]
+    return found
 
 
 def made(x: NDArray[np.float32], members: list[Ids], seed: int = 0) -> Made:
-    """Categories of `members` in the basis that `x` is given in, and in three Haar bases."""
+    """Categories of `members` in the basis that `x` is given in, and in the control bases."""
     anchors = [Anchors(f"c{i}", np.sort(ids), ()) for i, ids in enumerate(members)]
-    bases = {"standard": TypeBits(np.packbits(x > 0, axis=1), D)}
-    for (name, _), codes in rotations().codes(torch.from_numpy(x), None).items():
-        bases[name] = TypeBits(codes, D)
     vocabulary = Vocabulary([word(i) for i in range(V)])
     assert vocabulary.words.all()
     ranks = Ranks.of(vocabulary.words, np.random.default_rng(seed), draws=20)
-    return make(bases, "s0", "zero", anchors, Split.of(anchors, seed), vocabulary, ranks, seed)
+    return make(in_bases(x), "s0", "zero", anchors, Split.of(anchors, seed), vocabulary, ranks, seed)
 
 
 def figures(of: Made, metric: str, split: str = "held_out") -> dict[str, Floats]:
@@ -167,10 +170,34 @@ def test_without_a_privileged_basis_every_basis_reads_alike() -> None:
     # Thirty categories: ten differ by a hundredth and more from basis to basis, one with few dimensions does it.
     mean = {control: np.mean(values) for control, values in pooled.items()}
     assert mean["none"] > 0.9 and abs(mean["anchors"] - 0.5) < 0.05
-    assert max(abs(mean["none"] - mean[f"haar:{i}"]) for i in (1, 2, 3)) < 0.02
+    assert max(abs(mean["none"] - mean[control]) for control in bases()) < 0.02
     assert len(p_rotated) == 30
     assert np.mean(np.array(p_rotated) < 0.05) < 0.3
     assert np.mean(np.array(p_rotated) > 0.95) < 0.3
+
+
+def test_one_loud_dimension_spoils_all_bases_but_the_scaled_one() -> None:
+    pooled = defaultdict[str, list[float]](list)
+    loud = []
+    for seed in range(3):
+        x, members = clusters(seed)
+        x[:, 7] *= 2.0**40
+        split = Split.of([Anchors(f"c{i}", np.sort(ids), ()) for i, ids in enumerate(members)], seed)
+        for name, codes in in_bases(x).items():
+            pooled[name] += read_basis(codes, split, np.arange(V)).held_out.auc.tolist()
+        # How far that dimension's sign alone tells the scored halves from the others.
+        signs = x[:, 7] > 0
+        for define, ids in zip(split.define, split.score, strict=True):
+            others = np.delete(signs, np.r_[define, ids]).mean()
+            loud.append(0.5 + np.sign(signs[define].mean() - others) * (signs[ids].mean() - others) / 2)
+    mean = {name: np.mean(values) for name, values in pooled.items()}
+    # Signs do not know how large a dimension is; without the scaled basis the standard one would look like no other.
+    assert mean["standard"] > 0.9
+    assert abs(mean["standard"] - mean["scaled:1"]) < 0.02
+    for i in (1, 2, 3):
+        # Every bit is that sign, or its opposite: float32 has no room for what the others add.
+        assert pooled[f"haar:{i}"] == pytest.approx(loud)
+    assert np.mean(loud) < 0.8
 
 
 def test_a_privileged_basis_is_seen() -> None:
@@ -189,6 +216,8 @@ def test_a_privileged_basis_is_seen() -> None:
     # Members have all of some registered dimensions right, others half of them.
     assert aucs["none"].mean() > 0.95
     assert (aucs["none"] > rotated).all() and (aucs["none"] - rotated).mean() > 0.2
+    # Its dimensions are of one variance: scaling is no way to find them.
+    assert (aucs["none"] > aucs["scaled:1"]).all() and (aucs["none"] - aucs["scaled:1"]).mean() > 0.2
     assert (figures(of, "p_rotated")["none"] < 0.01).mean() > 0.8
     assert (figures(of, "p_anchors")["none"] < 0.01).all()
     # What is registered is what was planted: the shares among the others are close to 1/2, a fixed sign's AUC to 0.75.
@@ -209,7 +238,7 @@ def test_random_labels_are_read_at_chance() -> None:
     members = [generator.choice(V, SIZE, replace=False) for _ in range(120)]
     of = made(x, members)
     # Twenty percentiles have a standard error of 0.065, the mean of 120 such means one of 0.006.
-    for control in ("none", "haar:1", "haar:2", "haar:3"):
+    for control in ("none", *bases()):
         for metric in ("auc_agreement", "auc_log_odds", "auc_agreement_words"):
             assert abs(figures(of, metric)[control].mean() - 0.5) < 0.03
     assert abs(figures(of, "auc_probe")["none"].mean() - 0.5) < 0.03
@@ -239,3 +268,46 @@ def test_a_probe_is_not_scored_among_the_types_that_it_was_trained_against(
     of = made(*clusters(40, 2))
     for metric in ("auc_probe", "auc_probe_words"):
         assert figures(of, metric)["none"].tolist() == [1, 1]
+
+
+def test_counts_beyond_sixteen_bits() -> None:
+    # Members agree on all dimensions, others on none.
+    matrix = np.zeros((60, 32_770), np.uint8)
+    members = np.arange(0, 60, 3)
+    matrix[members] = 1
+    split = Split.of([Anchors("all", members, ())], 0)
+    found = read_basis(TypeBits(np.packbits(matrix, axis=1), 32_770), split, np.arange(60))
+    assert found.whole.patterns.n_dims.tolist() == [32_770]
+    assert [one.auc.tolist() for one in (found.in_sample, found.held_out, found.log_odds)] == [[1]] * 3
+    assert [one.auc_words.tolist() for one in (found.held_out, found.log_odds)] == [[1]] * 2
+
+
+def test_neighbours_with_nothing_in_common_read_nothing_in_every_basis_alike() -> None:
+    # Twelve independent bits: what is near on six of them differs on the other six.
+    generator = np.random.default_rng(50)
+    codes = {
+        name: TypeBits(np.packbits(generator.random((600, 12)) < 0.5, axis=1), 12)
+        for name in ("standard", *bases())
+    }
+    seeds = np.arange(0, 600, 10)
+    names = [word(i) for i in range(600)]
+    ranks = Ranks.of(np.ones(600, bool), np.random.default_rng(0), draws=20)
+    read = {name: discovery.in_basis(one, seeds, 0) for name, one in codes.items()}
+    for one in read.values():
+        nothing = np.isnan(one.percentiles).any(1)
+        assert nothing.mean() > 0.5
+        assert (one.auc[nothing] == 0.5).all()
+        assert np.array_equal(one.auc[~nothing], one.percentiles[~nothing].mean(1))
+    baselines = discovery.Baselines(Spelling(names, []), ranks, seeds, 0)
+    of = discovery.make(codes, "s0", "mean", seeds, names, baselines, ranks, 0)
+    assert of.found is not None
+    kept = read["standard"].kept
+    aucs = figures(of, "auc_agreement")
+    assert np.array_equal(aucs["none"], of.found.extra["auc_held_out"])
+    for name, one in read.items():
+        assert np.array_equal(aucs["none" if name == "standard" else name], one.auc[kept])
+    # Where no basis reads anything, none is better.
+    p = figures(of, "p_rotated")["none"]
+    silent = np.all([aucs[name] == 0.5 for name in ("none", "haar:1", "haar:2", "haar:3")], 0)
+    assert silent.any() and (p[silent] == 0.5).all()
+    assert np.isfinite(np.array(of.found.extra["p_value"], float)).all()

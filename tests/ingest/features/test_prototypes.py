@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import product
 from statistics import NormalDist
 from typing import Any
@@ -132,6 +133,21 @@ def test_a_score_stands_among_types_that_are_no_anchors(kind: Any) -> None:
         assert np.allclose(percentiles, expected, rtol=0, atol=1e-12)
         whole = area(scores[positives].tolist(), scores[kept].tolist())
         assert percentiles.mean() == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.float32])
+def test_a_score_among_nobody_is_unknown(kind: Any) -> None:
+    scores = np.array([3, 0, 2, 2, 5, 1]).astype(kind)
+    anchors = np.array([0, 2, 4])
+    among = [anchors, np.empty(0, np.int64), np.array([0, 3]), None]
+    found = score(scores, anchors, anchors, among)
+    assert np.isnan(found[0]).all() and np.isnan(found[1]).all()
+    assert [len(one) for one in found] == [3, 3, 3, 3]
+    # The others are not touched by it.
+    assert found[2].tolist() == [1, 0.5, 1]
+    assert found[3] == pytest.approx([1, 2.5 / 3, 1])
+    every = np.arange(6)
+    assert np.isnan(score(scores, anchors, every, [None])[0]).all()
 
 
 @pytest.mark.parametrize("n", [2, 3, 20, 41])
@@ -341,3 +357,13 @@ def test_bases_that_do_not_differ() -> None:
     assert rotated_p_values(np.array([0.7, 0.75, 0.8]), same, np.full(3, 20)).tolist() == [1, 0.5, 0]
     none = rotated_p_values(np.full(4, np.nan), np.full((3, 4), np.nan), np.full(4, 20))
     assert np.isnan(none).all()
+
+
+def test_one_basis_alone_says_nothing_about_bases() -> None:
+    own, one = np.array([0.9, 0.5]), np.array([[0.6, 0.5]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = rotated_p_values(own, one, np.array([20, 20]))
+    assert found.shape == (2,) and np.isnan(found).all()
+    # Two are enough.
+    assert np.isfinite(rotated_p_values(own, np.array([[0.6, 0.5], [0.7, 0.5]]), np.array([20, 20]))).all()

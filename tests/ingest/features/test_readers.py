@@ -98,48 +98,58 @@ def test_log_odds_of_equal_dimensions_read_as_agreement_does() -> None:
 # ---- probes ---------------------------------------------------------------------------------------
 
 
+PENALTY = 100.0  # scikit-learn's C = 0.01
+
+
 class Objective:
-    """What is to be minimised, in float64: sum of s log(1 + exp(-y (x w + b))) + |w|^2 / 2, x of -1 and 1, s the
+    """What is to be minimised, in float64: sum of s log(1 + exp(-y (x w + b))) + 50 |w|^2, x of -1 and 1, s the
     number of examples over twice that of the example's class."""
 
-    def __init__(self, matrix: NDArray[np.uint8], positive: Ids, negative: list[int]) -> None:
-        self.x = 2.0 * matrix[[*positive, *negative]] - 1.0
+    def __init__(self, matrix: NDArray[np.uint8], positive: Ids, negative: Ids) -> None:
+        self.x = 2.0 * matrix[np.r_[positive, negative]] - 1.0
         self.y = np.r_[np.ones(len(positive)), -np.ones(len(negative))]
         n = len(self.y)
         self.s = np.where(self.y > 0, n / (2 * len(positive)), n / (2 * len(negative)))
 
     def gradient(self, w: Floats, b: float) -> tuple[Floats, float]:
         pull = -self.y * self.s / (1 + np.exp(self.y * (self.x @ w + b)))
-        return self.x.T @ pull + w, float(pull.sum())
+        return self.x.T @ pull + PENALTY * w, float(pull.sum())
 
     def intercept(self, w: Floats) -> float:
         """The best one for these weights, by bisection: its derivative rises."""
         low, high = -50.0, 50.0
-        for _ in range(100):
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (low, middle) if self.gradient(w, middle)[1] > 0 else (middle, high)
         return (low + high) / 2
+
+    def left(self, w: Floats) -> float:
+        """The largest component of the gradient at `w`, as a share of what it is without weights."""
+        none = np.zeros(len(w))
+        largest = [np.abs(self.gradient(v, self.intercept(v))[0]).max() for v in (w, none)]
+        return float(largest[0] / largest[1])
 
     def solution(self) -> Floats:
         """Newton's method, halving steps."""
 
         def value(v: Floats) -> float:
             margin = self.y * (self.x @ v[1:] + v[0])
-            return float((self.s * np.logaddexp(0, -margin)).sum() + (v[1:] ** 2).sum() / 2)
+            return float((self.s * np.logaddexp(0, -margin)).sum() + PENALTY * (v[1:] ** 2).sum() / 2)
 
         v = np.zeros(1 + self.x.shape[1])
         full = np.c_[np.ones(len(self.x)), self.x]
         for _ in range(50):
             g, g0 = self.gradient(v[1:], v[0])
+            if max(np.abs(g).max(), abs(g0)) < 1e-9:
+                return v[1:]
             p = 1 / (1 + np.exp(-full @ v))
-            hessian = full.T @ (full * (self.s * p * (1 - p))[:, None]) + np.diag(np.r_[0, np.ones(len(g))])
+            ridge = np.diag(np.r_[0, np.full(len(g), PENALTY)])
+            hessian = full.T @ (full * (self.s * p * (1 - p))[:, None]) + ridge
             step, size = np.linalg.solve(hessian, np.r_[g0, g]), 1.0
             while value(v - size * step) > value(v) and size > 1e-9:
                 size /= 2
             v = v - size * step
-        g, g0 = self.gradient(v[1:], v[0])
-        assert max(np.abs(g).max(), abs(g0)) < 1e-9
-        return v[1:]
+        raise AssertionError("not at the minimum")
 
 
 def weights_from(scores: NDArray[np.float32], matrix: NDArray[np.uint8]) -> Floats:
@@ -162,13 +172,41 @@ def test_a_probe_minimises_what_it_says(n_negatives: int, monkeypatch: pytest.Mo
     assert len(found.negatives) == min(n_negatives, 500)
     assert found.scores.shape == (4, 500)
     for i, (all_ids, own) in enumerate(zip(anchors, define_on, strict=True)):
-        task = Objective(matrix, own, [t for t in found.negatives if t not in all_ids])
-        w = weights_from(found.scores[i][None].T, matrix)[:, 0]
-        gradient, _ = task.gradient(w, task.intercept(w))
-        # L-BFGS stops at 0.001, in float32; without weights the largest component is a hundred times 0.01 or more.
-        assert np.abs(gradient).max() < 0.01
-        assert np.abs(task.gradient(np.zeros(24), task.intercept(np.zeros(24)))[0]).max() > 1
-        assert np.abs(w - task.solution()).max() < 0.01
+        task = Objective(matrix, own, np.setdiff1d(found.negatives, all_ids))
+        # With ten times the penalty or a tenth of it, or another balance, most of it would be left.
+        assert task.left(weights_from(found.scores[i][None].T, matrix)[:, 0]) < 0.01
+
+
+def latent(generator: np.random.Generator) -> tuple[NDArray[np.uint8], list[Ids]]:
+    """3000 types of 192 bits that depend on each other, as signs of 20 common causes of very different strength; and
+    24 overlapping sets of 20 to 150 types that are shifted along one direction of the causes, some hardly."""
+    causes = generator.standard_normal((3000, 20))
+    anchors = [
+        np.sort(generator.choice(3000, size, replace=False)) for size in np.linspace(20, 150, 24).astype(int)
+    ]
+    for ids, shift in zip(anchors, generator.uniform(0.3, 3, 24), strict=True):
+        direction = generator.standard_normal(20)
+        causes[ids] += shift * direction / np.linalg.norm(direction)
+    loads = generator.standard_normal((20, 192)) * np.logspace(0.5, -0.5, 20)[:, None]
+    x = causes @ loads + generator.standard_normal((3000, 192)) + generator.standard_normal(192)
+    return (x > 0).astype(np.uint8), anchors
+
+
+def test_a_probe_reads_as_the_minimum_does() -> None:
+    matrix, anchors = latent(np.random.default_rng(8))
+    cut = [np.random.default_rng([9, i]).permutation(ids) for i, ids in enumerate(anchors)]
+    define_on, scored = [ids[::2] for ids in cut], [ids[1::2] for ids in cut]
+    found = probes(types_of(matrix), anchors, define_on, np.random.default_rng(10))
+    unseen = np.setdiff1d(np.arange(3000), found.negatives)
+    aucs = []
+    for i, ids in enumerate(anchors):
+        exact = matrix @ Objective(matrix, define_on[i], np.setdiff1d(found.negatives, ids)).solution()
+        rows = (found.scores[i], exact)
+        aucs.append([score(row, scored[i], ids, [unseen])[0].mean() for row in rows])
+    own, minimum = np.array(aucs).T
+    assert np.abs(own - minimum).max() <= 0.002
+    # Some are hardly read, some well.
+    assert minimum.min() < 0.7 and minimum.max() > 0.9
 
 
 def test_a_probe_sees_neither_the_scored_anchors_nor_other_sets() -> None:
@@ -181,11 +219,12 @@ def test_a_probe_sees_neither_the_scored_anchors_nor_other_sets() -> None:
     changed = matrix.copy()
     changed[scored] ^= 1
     again = probes(types_of(changed), anchors[:1], define_on[:1], np.random.default_rng(4)).scores
-    assert np.abs(weights_from(again.T, changed)[:, 0] - weights[:, 0]).max() < 0.01
-    # Where the defining half changes, the weights do.
+    largest = np.abs(weights[:, 0]).max()
+    assert np.abs(weights_from(again.T, changed)[:, 0] - weights[:, 0]).max() < 0.05 * largest
+    # Where the defining half turns into its opposite, the weights about do.
     changed[define_on[0]] ^= 1
     other = probes(types_of(changed), anchors[:1], define_on[:1], np.random.default_rng(4)).scores
-    assert np.abs(weights_from(other.T, changed)[:, 0] - weights[:, 0]).max() > 0.1
+    assert np.abs(weights_from(other.T, changed)[:, 0] - weights[:, 0]).max() > largest
 
 
 def test_probes_are_seeded() -> None:
