@@ -56,7 +56,8 @@ class Display:
         scratch = f" + {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else ""
         lines = (
             f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}",
-            f"to do: {estimate.tokens:,} tokens, {estimate.rows:,} codes",
+            f"to do: {estimate.tokens:,} tokens, {estimate.rows:,} codes"
+            + (f", at most {estimate.features:,} features" if estimate.features else ""),
             f"disk: {_mb(estimate.catalogue_bytes)} catalogue + {_mb(estimate.index_bytes)} indexes{scratch}, "
             f"of {_mb(estimate.free_bytes)} free",
         )

@@ -93,9 +93,11 @@ class Stage:
         self.anchors = self._anchors(options.categories)
         self.seeds = discovery.choose_seeds(model.vocab_size, options.seeds, options.seed)
         self.runs = self._plan()
+        # A run that was cut short is finished with all of its sites, asked for again or not.
+        every = [*self.sites, *(site for run in self.runs if not run.finished for site in run.sites)]
         pending = {site for run in self.runs if not run.finished for site in run.sites[run.done :]}
-        self.pending_sites = [one for one in self.sites if one in pending]
-        widths = {site: model.width_of(_site(site)) for site in self.sites}
+        self.pending_sites = [one for one in dict.fromkeys(every) if one in pending]
+        widths = {site: model.width_of(_site(site)) for site in dict.fromkeys(every)}
         self.controls = controls.ControlCodes(path, known.model_id, widths, model.vocab_size)
 
     def _anchors(self, file: Path | None) -> list[anchors.Anchors]:

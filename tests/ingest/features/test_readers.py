@@ -140,13 +140,15 @@ class Objective:
         full = np.c_[np.ones(len(self.x)), self.x]
         for _ in range(50):
             g, g0 = self.gradient(v[1:], v[0])
-            if max(np.abs(g).max(), abs(g0)) < 1e-9:
+            # The penalty is convex enough that no weight is off by that.
+            if max(np.abs(g).max(), abs(g0)) < 1e-6:
                 return v[1:]
             p = 1 / (1 + np.exp(-full @ v))
             ridge = np.diag(np.r_[0, np.full(len(g), PENALTY)])
             hessian = full.T @ (full * (self.s * p * (1 - p))[:, None]) + ridge
             step, size = np.linalg.solve(hessian, np.r_[g0, g]), 1.0
-            while value(v - size * step) > value(v) and size > 1e-9:
+            # But for what rounding does to a value.
+            while value(v - size * step) > value(v) + 1e-9 and size > 1e-9:
                 size /= 2
             v = v - size * step
         raise AssertionError("not at the minimum")

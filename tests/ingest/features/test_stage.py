@@ -20,7 +20,7 @@ from signarium.ingest.features import anchors, controls, stage
 from signarium.ingest.loaded import LoadedModel
 
 OPTIONS: dict[str, Any] = {
-    "sites": "resid_post.0,1;k.1",
+    "sites": "resid_post.0,1;k.1;ffn.0",
     "context": 64,
     "device": "cpu",
     "seeds": 40,
@@ -250,6 +250,29 @@ def test_sites_and_categories_of_ones_own_are_added(home: Path, tmp_path: Path) 
     ]
     # Discovery was not done twice.
     assert rows(path, "SELECT count(*) FROM runs WHERE job = 'discovery'") == [(2,)]
+
+
+def test_a_run_cut_short_is_finished_with_all_its_sites(home: Path, tmp_path: Path) -> None:
+    """Asked again for one of its sites, it still does the others, whose control codes it then needs."""
+    path = tmp_path / "c.duckdb"
+    options = {"no_text": True, "stages": ["types", "features"]}
+    made = stage.categories.make
+
+    def fails(bases: Any, site_id: str, *rest: Any) -> Any:
+        if site_id.endswith("resid_post.1"):
+            raise RuntimeError("cut short")
+        return made(bases, site_id, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(stage.categories, "make", fails)
+        ingest(path, home, sites="resid_post.0,1", **options)
+    assert rows(path, "SELECT status FROM runs WHERE job = 'categories'") == [("failed",)]
+    ingest(path, home, sites="resid_post.0", **options)
+    assert rows(path, "SELECT DISTINCT site FROM features WHERE kind = 'category' ORDER BY 1") == [
+        ("resid_post.0",),
+        ("resid_post.1",),
+    ]
+    assert rows(path, "SELECT count(*) FROM runs WHERE status <> 'done'") == [(0,)]
 
 
 BAD = {
