@@ -172,7 +172,7 @@ measurement_row = _bulk(
     seed=BigInteger,
     std_error=Double,
 )
-"""One figure with the control that it stands beside. Many: some ten a feature."""
+"""One figure with the control that it stands beside. Many: some thirty a feature."""
 
 _CONTROLS = ("auc_rotated", "null_p95", "p_value")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import index, store
+from .codes import n_bytes
 from .errors import InvalidInput, SignariumError
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def verify(path: Path) -> list[Finding]:
                 query = f"SELECT count(*), count(*) - count(DISTINCT ({key})) FROM {table}"
                 findings.append(Finding(f"{what} stored twice", *_row(connection, query)))
             findings += _codes(connection)
+            findings.append(_patterns(connection))
             findings.append(_documents(connection))
             findings.append(_indexes(path, connection))
         except duckdb.Error as error:
@@ -157,6 +159,27 @@ def _codes(connection: duckdb.DuckDBPyConnection) -> list[Finding]:
         Finding("norms that are no lengths", total, sum(row[4] for row in rows)),
         Finding("code sets with missing, doubled or extra codes", len(rows), miscounted),
     ]
+
+
+def _patterns(connection: duckdb.DuckDBPyConnection) -> Finding:
+    """Whether mask and polarity of every feature have its site's width, and registered dimensions as it says."""
+    rows = connection.execute(
+        "SELECT f.mask, f.polarity, f.n_dims, s.width FROM feature_row f JOIN site s USING (site_id)"
+    )
+    looked, wrong = 0, 0
+    while batch := rows.fetchmany(10_000):
+        looked += len(batch)
+        wrong += sum(not _is_pattern(*row) for row in batch)
+    return Finding("features with a damaged mask", looked, wrong)
+
+
+def _is_pattern(mask: bytes, polarity: bytes, n_dims: int, width: int) -> bool:
+    size = n_bytes(width)
+    if not len(mask) == len(polarity) == size:
+        return False
+    bits, signs = int.from_bytes(mask, "big"), int.from_bytes(polarity, "big")
+    padding = (1 << 8 * size - width) - 1
+    return bits.bit_count() == n_dims > 0 and not signs & ~bits and not bits & padding
 
 
 def _documents(connection: duckdb.DuckDBPyConnection) -> Finding:

@@ -246,12 +246,14 @@ WHERE cs.subject = 'state'""",
             "polarity": "the sign that each should have; zero outside the mask",
             "best_dim_auc": "of the best single dimension, in sample",
             "auc_in_sample": "of the agreement, defined and scored on all members",
-            "auc_held_out": "of the agreement, defined on one half and scored on the other",
+            "auc_held_out": "defined on one half of the members and scored on the other; if discovered, also found on one "
+            "half of the dimensions and read on the other",
             "auc_rotated": "`auc_held_out` in Haar-rotated bases, their mean",
-            "null_p95": "95th percentile of `best_dim_auc` over random members",
+            "null_p95": "95th percentile of `best_dim_auc` over random members; NULL if discovered, since neighbours always beat it",
             "fire_rate": "share of types that agree to at least 0.80",
             "beats_null": "best_dim_auc > null_p95: the paper's own test",
-            "survives": "held-out AUC above random members and above rotated bases, Benjamini-Hochberg at 5% over the run",
+            "survives": "held-out AUC above random members and above rotated bases, Benjamini-Hochberg at 5% over all "
+            "features of the model",
             "p_value": "the largest over those controls, before that correction",
             "threshold": "AUC that a registered dimension reaches; NULL: the single best one, or no labels",
             "n_members": "types that it was made from; see `feature_members`",
@@ -266,10 +268,10 @@ WHERE cs.subject = 'state'""",
   f.best_dim_auc > f.null_p95 AS beats_null, coalesce(f.p_value <= c.cut, false) AS survives, f.p_value, f.threshold,
   f.n_members, f.repeats, f.best_dim, f.agreement_mean, f.agreement_std, f.run_id
 FROM feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)
-LEFT JOIN (SELECT run_id, max(p_value) AS cut FROM
-  (SELECT run_id, p_value, row_number() OVER (PARTITION BY run_id ORDER BY p_value) AS place,
-    count(*) OVER (PARTITION BY run_id) AS tried FROM feature_row WHERE p_value IS NOT NULL)
-  WHERE p_value <= 0.05 * place / tried GROUP BY run_id) c USING (run_id)""",
+LEFT JOIN (SELECT model_id, max(p_value) AS cut FROM
+  (SELECT t.model_id, g.p_value, row_number() OVER (PARTITION BY t.model_id ORDER BY g.p_value) AS place,
+    count(*) OVER (PARTITION BY t.model_id) AS tried FROM feature_row g JOIN site t USING (site_id) WHERE g.p_value IS NOT NULL)
+  WHERE p_value <= 0.05 * place / tried GROUP BY model_id) c USING (model_id)""",
     ),
     View(
         "feature_members",
@@ -337,7 +339,7 @@ LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top
             "value": "the figure",
             "n": "how many things it was measured on",
             "seed": "of what was random in it",
-            "std_error": "standard error of the value, where it is a mean over features",
+            "std_error": "standard error of a mean over features; of a control, that of its difference to the figure itself",
         },
         """SELECT x.run_id, m.name AS model, s.name AS site, x.subject, x.subject_id, x.metric, x.control, x.split,
   x.value, x.n, x.seed, x.std_error

@@ -14,7 +14,7 @@ from .anchors import Anchors, Vocabulary
 from .bits import Counts, Patterns, TypeBits, agreements, count_type, rng, tops
 from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
 from .readers import log_odds, probes
-from .rows import Found, site_figure
+from .rows import Found, summary
 
 TOP_TYPES = 50
 _KIND = "category"
@@ -225,37 +225,4 @@ def make(
         ("p_rotated", p_rotated),
     ):
         found.add(metric, "none", "held_out", values, n_scored, seed)
-    return Made(found, _summary(found, site_id, centre, own, others, null_p95, rank_p95, seed))
-
-
-def _summary(
-    found: Found,
-    site_id: str,
-    centre: str,
-    own: InBasis,
-    rotated: dict[str, InBasis],
-    null_p95: Floats,
-    rank_p95: Floats,
-    seed: int,
-) -> list[Figure]:
-    """Means over the categories, of every metric that each of them has, and shares."""
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for _, metric, control, split, value, _, _ in found.figures:
-        groups.setdefault((metric, control, split), []).append(value)
-    figures = [
-        site_figure(site_id, _KIND, centre, *key, values, seed)
-        for key, values in groups.items()
-        if not key[0].startswith("p_")
-    ]
-    for control, one in {"none": own, **rotated}.items():
-        best = one.whole.best_auc
-        shares = {
-            "discoverable_share": best >= 0.75,
-            "beats_null_share": best > null_p95,
-            "beats_rank_null_share": best > rank_p95,
-        }
-        figures += [
-            site_figure(site_id, _KIND, centre, metric, control, "in_sample", values.astype(float), seed)
-            for metric, values in shares.items()
-        ]
-    return figures
+    return Made(found, summary(site_id, _KIND, centre, found.by_metric(), seed))

@@ -22,7 +22,8 @@ from ..forward import batches, one_pass
 from ..pack import pack_signs
 from ..sites import Site
 from .bits import Counts, Patterns, TypeBits, agreements, percentiles, rng, top_of
-from .controls import Moments, Rotations, haar
+from .categories import Split
+from .controls import CENTRES, HAAR_SEEDS, Moments, Rotations, bases, haar
 from .independence import Pairs, measure
 from .prediction import sign_majority, sign_only
 from .prototypes import define
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 TOP_STATES = 20
 SAMPLE_TOKENS = 16_384
+_SAMPLE_BYTES = 1 << 30
 PREDICTED = 512
 """Positions that sign-only prediction is tried at."""
 LOUDEST = 800 / 2560
@@ -174,6 +176,7 @@ def scored_figures(
         values = [("agreement_context_mean", mean / max(1, n_dims[i]), scored.n)]
         values.append(("agreement_context_std", std / max(1, n_dims[i]), scored.n))
         if len(one.anchors):
+            # The words that define are the ones that are found: new contexts, not new words.
             auc, occurrences = scored.auc(i)
             values.append(("auc_context", auc, occurrences))
             aucs.append(auc)
@@ -186,7 +189,7 @@ def scored_figures(
     if aucs:
         # `context` measures the same on a sample, beside rotated bases.
         figures.append(
-            site_figure(site_id, "category", centre, "auc_context_stored", "none", "held_out", aucs, seed)
+            site_figure(site_id, "category", centre, "auc_context_stored", "none", "in_sample", aucs, seed)
         )
     lengths = [len(one) for one in scored.states]
     shares = [counts / max(1, dims) for counts, dims in zip(scored.counts, n_dims, strict=True)]
@@ -210,10 +213,20 @@ class Window:
     ids: NDArray[np.int64]
 
 
+def sample_tokens(widths: Sequence[int], tokens: int) -> int:
+    """How many of a text's `tokens` the sample takes, so that its codes at sites of such `widths` stay in memory.
+
+    Half of a small text is left for the baselines that must not see what they predict.
+    """
+    each = sum(n_bytes(width) for width in widths) * (len(bases()) + 1) * len(CENTRES)
+    return min(SAMPLE_TOKENS, _SAMPLE_BYTES // max(1, each), max(1, tokens // 2))
+
+
 def sample_windows(
-    path: Path, tokenizer: str, text_ids: Sequence[int], seed: int
+    path: Path, tokenizer: str, text_ids: Sequence[int], widths: Sequence[int], seed: int
 ) -> tuple[list[Window], Ids]:
-    """Random documents of some texts up to 16,384 tokens in all, and how often each token stands in the others.
+    """Random documents of some texts, as many tokens as `sample_tokens` says, and how often each token stands in the
+    others.
 
     The counts, (largest token id + 1,), are the frequency baseline's: of text that nothing is predicted in.
     """
@@ -223,8 +236,7 @@ def sample_windows(
             f"SELECT document_id, n_tokens FROM document_row WHERE {where} ORDER BY document_id"
         ).fetchnumpy()
         order = rng(seed, "sample", tokenizer).permutation(len(documents["document_id"]))
-        # Half of a small text is left for the baselines that must not see what they predict.
-        limit = min(SAMPLE_TOKENS, max(1, int(documents["n_tokens"].sum()) // 2))
+        limit = sample_tokens(widths, int(documents["n_tokens"].sum()))
         running = documents["n_tokens"][order].cumsum()
         chosen = np.sort(documents["document_id"][order[: int(np.searchsorted(running, limit)) + 1]])
         listed = ", ".join(map(str, chosen))
@@ -332,41 +344,52 @@ def context_figures(
     site: str,
     site_id: str,
     types: Callable[[str, str], TypeBits],
-    anchors: Sequence[Ids],
+    split: Split,
     seed: int,
 ) -> list[Figure]:
     """Independence in context, signs kept from type to context, and contextual AUC, in every basis at one site.
 
-    `types` gives the codes of the vocabulary in a basis and centre; `anchors` are the words of each category.
+    `types` gives the codes of the vocabulary in a basis and centre; `split` holds the words of each category. The AUC
+    in sample finds the words that define, held out those that do not.
     """
     figures: list[Figure] = []
+    read: dict[tuple[str, str, str], NDArray[np.float64]] = {}
     for basis, centre in bases_of(sample, site):
         control = "none" if basis == "standard" else basis
         states = sample.codes[site, basis, centre]
         own = types(basis, centre)
         figures += independence_figures(states, site_id, "state", centre, control, seed)
         kept = 1 - np.bitwise_count(states.codes ^ own.codes[sample.tokens]).sum(1) / states.width
-        figures.append(
-            site_figure(site_id, "state", centre, "sign_kept_share", control, "in_sample", kept, seed)
-        )
         # What agreement of signs is worth depends on how often any two of them agree.
         other = own.codes[rng(seed, "shuffled").permutation(sample.tokens)]
         shuffled = 1 - np.bitwise_count(states.codes ^ other).sum(1) / states.width
-        name = "shuffled" if control == "none" else f"shuffled {control}"
-        figures.append(
-            site_figure(site_id, "state", centre, "sign_kept_share", name, "in_sample", shuffled, seed)
-        )
-        if anchors:
-            patterns = define(own, anchors, anchors).patterns
-            aucs = np.full(len(anchors), np.nan)
-            for i, row in agreements(states, patterns):
-                inside = np.isin(sample.tokens, anchors[i])
-                if inside.any() and not inside.all():
-                    aucs[i] = percentiles(row[inside], row[~inside]).mean()
-            figures.append(
-                site_figure(site_id, "category", centre, "auc_context", control, "held_out", aucs, seed)
-            )
+        read[centre, control, "kept"] = kept
+        read[centre, "shuffled" if control == "none" else f"shuffled {control}", "kept"] = shuffled
+        if split.anchors:
+            for name, define_on, found in (
+                ("in_sample", split.anchors, split.anchors),
+                ("held_out", split.define, split.score),
+            ):
+                patterns = define(own, split.anchors, define_on).patterns
+                read[centre, control, name] = _auc_in_context(states, patterns, sample.tokens, split, found)
+    for (centre, control, name), values in read.items():
+        paired = None if control == "none" else read[centre, "none", name] - values
+        subject, metric = ("state", "sign_kept_share") if name == "kept" else ("category", "auc_context")
+        part = "in_sample" if name == "kept" else name
+        figures.append(site_figure(site_id, subject, centre, metric, control, part, values, seed, paired))
     return figures
+
+
+def _auc_in_context(
+    states: TypeBits, patterns: Patterns, tokens: Ids, split: Split, found: Sequence[Ids]
+) -> NDArray[np.float64]:
+    """(categories,): occurrences of the words `found` against those of no word of the category; NaN without any."""
+    aucs = np.full(len(found), np.nan)
+    for i, row in agreements(states, patterns):
+        inside, others = np.isin(tokens, found[i]), ~np.isin(tokens, split.anchors[i])
+        if inside.any() and others.any():
+            aucs[i] = percentiles(row[inside], row[others]).mean()
+    return aucs
 
 
 def independence_figures(
@@ -400,18 +423,27 @@ def prediction_figures(
     model: LoadedModel, sample: Sample, counts: Ids, site_id: str, seed: int
 ) -> Prediction:
     """Sign-only next token and sign majority (Bag of Dims, sections 4 and 5), each beside its baselines."""
-    if not len(sample.targets) or not len(sample.final):
-        return Prediction(note="sign-only prediction was not measured: no position with a next token")
+    if not len(sample.final):
+        why = (
+            "no position with a next token"
+            if not len(sample.targets)
+            else f"{model.name} has no site final_norm"
+        )
+        return Prediction(note=f"sign-only prediction was not measured: {why}")
     try:
         unembedding = model.unembedding()
     except ModelError as error:
         return Prediction(note=f"sign-only prediction was not measured: {error.what}")
-    rotations = [haar(model.width, one).T for one in (1, 2, 3)]
+    rotations = [haar(model.width, one).T for one in HAAR_SEEDS]
     n = len(sample.targets)
     loudest = max(1, round(LOUDEST * model.width))
-    head = unembedding.float()
     only = sign_only(
-        sample.final, head, loudest=loudest, seed=seed, rotations=rotations, bias=model.unembedding_bias()
+        sample.final,
+        unembedding,
+        loudest=loudest,
+        seed=seed,
+        rotations=rotations,
+        bias=model.unembedding_bias(),
     )
     figures = []
 
@@ -424,13 +456,16 @@ def prediction_figures(
         control = method.removeprefix("loudest").lstrip("_") or "none"
         for k, share in shares.items():
             add(f"sign_{'loudest' if loud else 'only'}_top{k}", control, share)
-    embedding = model.embedding().float()
+    embedding = model.embedding()
     padded = np.zeros(len(embedding), np.int64)
     padded[: len(counts)] = counts[: len(embedding)]
     majority = sign_majority(
         embedding, sample.contexts, sample.targets, padded, h_final=sample.final, rotations=rotations
     )
     for method, shares in majority.items():
+        if method in ("frequency", "repeat") and not counts.sum():
+            # No other text to count in: token ids would stand for frequencies.
+            continue
         for k, share in shares.items():
             add(f"sign_majority_top{k}", method, share)
     return Prediction(figures)

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from ...catalog import store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull
+from ...catalog.ids import digest
 from ..forward import one_pass
 from ..pack import pack_signs
 from ..sites import Site
@@ -37,6 +39,7 @@ CENTRES = ("zero", "mean")
 _SHARD = 8192
 
 
+@lru_cache(maxsize=16)
 def haar(width: int, seed: int) -> torch.Tensor:
     """A Haar-random orthogonal matrix, float32 (width, width), drawn from `seed` (Mezzadri 2007: QR with fixed signs)."""
     gaussian = torch.from_numpy(np.random.default_rng([seed, width]).standard_normal((width, width)))
@@ -60,26 +63,33 @@ class Rotations:
 
     def __init__(self, width: int, moments: Moments | None, device: torch.device | None = None) -> None:
         device = device or torch.device("cpu")
-        self._turns = {f"haar:{seed}": haar(width, seed).to(device) for seed in HAAR_SEEDS}
-        self._mean: torch.Tensor | None = None
+        self._width, self._device = width, device
+        self._mean = self._scale = None
         if moments is not None:
             self._mean = torch.from_numpy(moments.mean.astype(np.float32)).to(device)
             # A dimension that never moves says nothing in any basis.
             inverse = np.divide(1.0, moments.std, out=np.zeros_like(moments.std), where=moments.std > 0)
-            scale = torch.from_numpy(inverse.astype(np.float32)).to(device)
-            self._turns[f"scaled:{SCALED_SEED}"] = scale[:, None] * haar(width, SCALED_SEED).to(device)
+            self._scale = torch.from_numpy(inverse.astype(np.float32)).to(device)
 
     def codes(self, x: torch.Tensor) -> dict[tuple[str, str], NDArray[np.uint8]]:
         """Codes of the rows of `x` (n, width) by basis and centre: centred first, then turned."""
         found = {}
-        for name, turn in self._turns.items():
-            if self._mean is None:
-                found[name, "zero"] = pack_signs(x.float() @ turn).cpu().numpy()
+        wide = x.float()
+        centred = wide if self._mean is None else wide - self._mean
+        for name, seed in [(f"haar:{seed}", seed) for seed in HAAR_SEEDS] + [
+            (f"scaled:{SCALED_SEED}", SCALED_SEED)
+        ]:
+            turn = haar(self._width, seed).to(self._device)
+            scaled = name.startswith("scaled")
+            if self._mean is None or self._scale is None:
+                if not scaled:
+                    found[name, "zero"] = pack_signs(centred @ turn).cpu().numpy()
                 continue
             # From the centred ones: first positions are so large that the difference would lose its digits.
-            centred = (x.float() - self._mean) @ turn
-            found[name, "mean"] = pack_signs(centred).cpu().numpy()
-            found[name, "zero"] = pack_signs(centred + self._mean @ turn).cpu().numpy()
+            turned = (centred * self._scale if scaled else centred) @ turn
+            away = (self._mean * self._scale if scaled else self._mean) @ turn
+            found[name, "mean"] = pack_signs(turned).cpu().numpy()
+            found[name, "zero"] = pack_signs(turned + away).cpu().numpy()
         return found
 
 
@@ -136,11 +146,12 @@ class ControlCodes:
         self,
         model: LoadedModel,
         moments: dict[str, Moments],
+        sites_wanted: Sequence[str],
         batch_tokens: int,
         computed: Callable[[int], None],
     ) -> None:
-        """Run the model over those types whose codes are missing at some site."""
-        for start, stop, sites in self._todo():
+        """Run the model over those types whose codes are missing at some of `sites_wanted`."""
+        for start, stop, sites in self._todo(sites_wanted):
             for a in range(start, stop, _SHARD):
                 b = min(a + _SHARD, stop)
                 parts: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
@@ -156,17 +167,16 @@ class ControlCodes:
                 for site in sites:
                     self.put(site, a, torch.cat(parts.pop(site)), moments[site])
 
-    @property
-    def to_compute(self) -> int:
+    def to_compute(self, sites: Sequence[str]) -> int:
         """Tokens that `fill` would send through the model."""
-        return sum(stop - start for start, stop, _ in self._todo())
+        return sum(stop - start for start, stop, _ in self._todo(sites))
 
-    def _todo(self) -> list[tuple[int, int, list[str]]]:
+    def _todo(self, sites: Sequence[str]) -> list[tuple[int, int, list[str]]]:
         by_range: dict[tuple[int, int], list[str]] = {}
-        for site in self.widths:
+        for site in sites:
             for gap in self.missing(site):
                 by_range.setdefault(gap, []).append(site)
-        return [(*gap, sites) for gap, sites in sorted(by_range.items())]
+        return [(*gap, some) for gap, some in sorted(by_range.items())]
 
     def types(self, site: str, basis: str, centre: str) -> TypeBits:
         """The codes in one control basis, mapped from their file."""
@@ -189,13 +199,16 @@ def _write_all(handle: int, data: bytes, at: int) -> None:
 
 
 def folder(path: Path, model_id: str) -> Path:
-    """Where the control codes of a model lie while its features are made."""
-    return store.sidecar(path, f".scratch-haar-{model_id}")
+    """Where the control codes of a model lie while its features are made; another set of bases lies elsewhere."""
+    return store.sidecar(path, f".scratch-haar-{digest(bases())[:6]}-{model_id}")
 
 
 def clear(path: Path, model_id: str) -> None:
     """Delete them."""
     if (found := folder(path, model_id)).exists():
+        # Killed half way, what is left must not pass for whole.
+        for mark in found.glob("done-*"):
+            mark.unlink()
         shutil.rmtree(found)
 
 

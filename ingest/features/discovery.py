@@ -14,7 +14,7 @@ from .coherence import METRICS
 from .coherence import Vocabulary as Spelling
 from .neighbours import NEIGHBOURS, common, distinct, halves, halves_auc, neighbours, percentiles_of
 from .prototypes import Null, Ranks, prototypes, random_sets, rotated_p_values
-from .rows import Found, site_figure
+from .rows import Found, site_figure, summary
 
 DEFAULT_SEEDS = 1500
 """Of the paper."""
@@ -144,12 +144,14 @@ def make(
             "auc_in_sample": in_sample.mean(1),
             "auc_held_out": held_out,
             "auc_rotated": rotated_aucs.mean(0),
-            "null_p95": [null.p95] * n,
+            # Neighbours that were chosen for agreeing beat any random set in sample: that test says nothing here.
+            "null_p95": [None] * n,
             "p_value": np.fmax(np.fmax(p_anchors, p_rank), p_rotated),
         },
         members=[[("neighbour", np.sort(one))] for one in sets],
     )
     size, scored = sets.shape[1], own.percentiles.shape[1]
+    found.add("n_dims", "none", "in_sample", found.patterns.n_dims, size, seed)
     found.add("auc_agreement", "none", "in_sample", in_sample.mean(1), size, seed)
     found.add("auc_agreement", "none", "held_out", held_out, scored, seed)
     for name, one in others.items():
@@ -167,7 +169,19 @@ def make(
     for name, measures in baselines.measures.items():
         for metric in METRICS:
             found.add(metric, name, "in_sample", measures[metric][kept], COHERENT, seed)
-    figures = [*counts, *_summary(found, site_id, centre, seed)]
+    # Over every seed: those that were kept were chosen in the standard basis.
+    read_by_all = {
+        ("auc_agreement", "none" if name == "standard" else name, "held_out"): one.auc
+        for name, one in read.items()
+    }
+    kept_figures = found.by_metric()
+    figures = [
+        *counts,
+        *summary(
+            site_id, _KIND, centre, {k: v for k, v in kept_figures.items() if k not in read_by_all}, seed
+        ),
+        *summary(site_id, _KIND, centre, read_by_all, seed),
+    ]
     # Firing is counted in the first rotated basis alone: it costs a pass.
     first = next(iter(rotated), None)
     fired = {"none": top.fired}
@@ -227,16 +241,6 @@ def _nulls(
     return nulls, null, bins
 
 
-def _summary(found: Found, site_id: str, centre: str, seed: int) -> list[Figure]:
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for _, metric, control, split, value, _, _ in found.figures:
-        if not metric.startswith("p_"):
-            groups.setdefault((metric, control, split), []).append(value)
-    figures = [site_figure(site_id, _KIND, centre, *key, values, seed) for key, values in groups.items()]
-    n_dims = found.patterns.n_dims.astype(float)
-    return [*figures, site_figure(site_id, _KIND, centre, "n_dims", "none", "in_sample", n_dims, seed)]
-
-
 def _counts(one: InBasis, site_id: str, centre: str, control: str, n_seeds: int, seed: int) -> list[Figure]:
     """Seeds whose neighbours have a dimension in common, and how many different features those are."""
     found = (one.stands_for >= 0).astype(float)
@@ -246,9 +250,9 @@ def _counts(one: InBasis, site_id: str, centre: str, control: str, n_seeds: int,
         for metric, value in values.items()
     ]
     figures.append(site_figure(site_id, _KIND, centre, "yield", control, "in_sample", found, seed))
-    repeated = np.zeros(n_seeds)
-    repeated[one.kept] = 1.0
+    is_distinct = np.zeros(n_seeds)
+    is_distinct[one.kept] = 1.0
     return [
         *figures,
-        site_figure(site_id, _KIND, centre, "yield_distinct", control, "in_sample", repeated, seed),
+        site_figure(site_id, _KIND, centre, "yield_distinct", control, "in_sample", is_distinct, seed),
     ]

@@ -16,6 +16,8 @@ NEGATIVES = 1024
 _STEPS = 120
 """Of L-BFGS: held-out AUCs are then within 0.002 of the minimum's."""
 _PENALTY = 100.0
+_OWN_BYTES = 256 << 20
+"""What the bits of the sets that are fitted together may take, as float32."""
 
 
 def log_odds(
@@ -63,8 +65,27 @@ def probes(
     Descends the log loss with balanced classes plus 50 times the squared weights (no penalty on the intercept): what
     scikit-learn calls LogisticRegression(C=0.01, class_weight="balanced"). All sets are fitted together by L-BFGS.
     """
-    chosen = np.sort(generator.choice(types.n, min(NEGATIVES, types.n), replace=False))
+    # Of a small vocabulary, half is left to be scored against.
+    chosen = np.sort(generator.choice(types.n, min(NEGATIVES, types.n // 2), replace=False))
     against = torch.from_numpy(types.bits(chosen)).float() * 2 - 1
+    longest = max(len(ids) for ids in define_on)
+    step = max(1, _OWN_BYTES // (4 * longest * types.width))
+    weights = [
+        _fit(types, anchors[i : i + step], define_on[i : i + step], chosen, against)
+        for i in range(0, len(anchors), step)
+    ]
+    # On 0/1 bits twice the weights order types as the weights do on -1 and 1.
+    return Probes(linear(types, torch.cat(weights, 1)), chosen)
+
+
+def _fit(
+    types: TypeBits,
+    anchors: Sequence[NDArray[np.int64]],
+    define_on: Sequence[NDArray[np.int64]],
+    chosen: NDArray[np.int64],
+    against: torch.Tensor,
+) -> torch.Tensor:
+    """Weights, float32 (width, sets), of some probes; `against` are the bits of the types `chosen`, as -1 and 1."""
     n_sets, longest = len(anchors), max(len(ids) for ids in define_on)
     own = torch.zeros(n_sets, longest, types.width)
     weight_own = torch.zeros(n_sets, longest)
@@ -104,5 +125,4 @@ def probes(
         return float(value)
 
     fit.step(loss)
-    # On 0/1 bits twice the weights order types as the weights do on -1 and 1.
-    return Probes(linear(types, weights), chosen)
+    return weights

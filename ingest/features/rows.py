@@ -20,6 +20,7 @@ from .bits import Patterns, Tops
 _PLACE_BITS = 16
 """A run's features at one site have ids base .. base + 2**16 - 1; with 31 bits of digest above, still exact in JSON."""
 Floats = NDArray[np.float64]
+BEST = ("best_dim_auc", "in_sample")
 
 
 def feature_base(salt: int, run_id: str, site: str) -> int:
@@ -45,6 +46,13 @@ class Found:
     members: list[list[tuple[str, NDArray[np.int64]]]]
     figures: list[tuple[int, str, str, str, float, int, int | None]] = field(default_factory=list)
 
+    def by_metric(self) -> dict[tuple[str, str, str], Floats]:
+        """The figures by (metric, control, split), each (features,)."""
+        groups: dict[tuple[str, str, str], list[float]] = {}
+        for _, metric, control, split, value, _, _ in self.figures:
+            groups.setdefault((metric, control, split), []).append(value)
+        return {key: np.array(values, np.float64) for key, values in groups.items()}
+
     def add(
         self, metric: str, control: str, split: str, values: Sequence[float] | Floats, n: Sequence[int] | int,
         seed: int | None = None,
@@ -58,17 +66,45 @@ class Found:
 
 def site_figure(
     site_id: str, subject: str, subject_id: str, metric: str, control: str, split: str,
-    values: Sequence[float] | Floats, seed: int | None = None,
+    values: Sequence[float] | Floats, seed: int | None = None, paired: Floats | None = None,
 ) -> Figure:  # fmt: skip
-    """The mean of `values`, NaN left out, with its standard error: a figure about all of a site."""
+    """The mean of `values`, NaN left out, with its standard error (that of the mean of `paired`, if given): a figure
+    about all of a site."""
     known = np.asarray(values, np.float64)
+    if paired is not None:
+        # Compared over what is known on both sides.
+        known = known[np.isfinite(paired)]
+        paired = paired[np.isfinite(paired)]
     known = known[np.isfinite(known)]
     mean = float(known.mean()) if len(known) else float("nan")
-    error = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else None
+    of = known if paired is None else paired
+    error = float(of.std(ddof=1) / np.sqrt(len(of))) if len(of) > 1 else None
     return Figure(site_id, subject, subject_id, metric, control, split, mean, len(known), seed, error)
 
 
-_TEXT, _WHOLE, _REAL = pa.string(), pa.int64(), pa.float64()
+def summary(
+    site_id: str, subject: str, subject_id: str, values: dict[tuple[str, str, str], Floats], seed: int
+) -> list[Figure]:
+    """Means over features of each (metric, control, split), p-values left out, and the shares that follow from them.
+
+    All arrays are of the same features in the same order. The standard error of a control is that of its difference
+    to the figure itself: both are of the same features, whose own spread would drown it.
+    """
+    best = {control: one for (metric, control, split), one in values.items() if (metric, split) == BEST}
+    shares = {("discoverable_share", control, "in_sample"): one >= 0.75 for control, one in best.items()}
+    for name, null in (("beats_null_share", "anchors"), ("beats_rank_null_share", "anchors_rank")):
+        if "none" in best and null in best:
+            shares[name, "none", "in_sample"] = best["none"] > best[null]
+    every = {key: one for key, one in values.items() if not key[0].startswith("p_")}
+    every |= {
+        key: one.astype(float) for key, one in shares.items() if key[1] not in ("anchors", "anchors_rank")
+    }
+    figures = []
+    for (metric, control, split), one in every.items():
+        own = every.get((metric, "none", split))
+        paired = own - one if own is not None and control != "none" else None
+        figures.append(site_figure(site_id, subject, subject_id, metric, control, split, one, seed, paired))
+    return figures
 
 
 def insert(session: Session, run_id: str, site: str, site_id: str, parts: Sequence[Found]) -> None:

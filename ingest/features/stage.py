@@ -121,18 +121,21 @@ class Stage:
             "independence": {},
         }
         if words:
-            source = options.categories.name if options.categories is not None else "the pack"
-            key = {"categories": source, "words": digest(words)[:16], "seed": options.seed}
-            keys = {"categories": key, **keys}
+            keys = {"categories": {"words": digest(words)[:16], "seed": options.seed}, **keys}
         if self.model.vocab_size <= NEIGHBOURS:
             del keys["discovery"]
+            self.notes.append(
+                f"a vocabulary of {self.model.vocab_size} types has no neighbourhoods: none were sought"
+            )
+        # The name of a file is no part of what is in it.
+        source = options.categories.name if options.categories is not None else "the pack"
         old = self._old_runs()
         planned = []
         for job, key in keys.items():
             left = list(self.sites)
             for run in old:
                 params = run.spec.params
-                if run.spec.job != job or {k: v for k, v in params.items() if k != "sites"} != key:
+                if run.spec.job != job or {k: v for k, v in params.items() if k in key} != key:
                     continue
                 shared = [one for one in left if one in run.sites]
                 left = [one for one in left if one not in shared]
@@ -140,9 +143,8 @@ class Stage:
                     planned.append(run)
             if left:
                 run_id = short_id("run", self.known.model_id, job, key, left)
-                planned.append(
-                    FeatureRun(RunSpec(run_id, job, {"sites": left, **key}, ()), tuple(left), 0, False)
-                )
+                params = {"sites": left, **key, **({"categories": source} if job == "categories" else {})}
+                planned.append(FeatureRun(RunSpec(run_id, job, params, ()), tuple(left), 0, False))
         return planned
 
     def _old_runs(self) -> list[FeatureRun]:
@@ -184,12 +186,7 @@ class Stage:
     @property
     def scratch_bytes(self) -> int:
         """Control codes, while they are needed."""
-        return self.controls.nbytes if self.controls.to_compute and self.pending_sites else 0
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to make from the types."""
-        return not self.pending_sites
+        return self.controls.nbytes if self.controls.to_compute(self.pending_sites) else 0
 
     def tokens(self, plans: Sequence[JobPlan]) -> int:
         """Tokens that this stage itself will send through the model, after `plans`: the control bases where the stage
@@ -197,7 +194,8 @@ class Stage:
         typed = {one.name for plan in plans if plan.spec.job == "types" for one in plan.spec.sites}
         alone = [one for one in self.pending_sites if one not in typed and self.controls.missing(one)]
         states = sum(plan.tokens for plan in plans if plan.spec.job == "states")
-        return (self.model.vocab_size if alone else 0) + min(context.SAMPLE_TOKENS, states // 2)
+        sample = context.sample_tokens(list(self.controls.widths.values()), states) if states else 0
+        return (self.model.vocab_size if alone else 0) + sample
 
     # ---- running ----
 
@@ -218,7 +216,7 @@ class Stage:
         moments = self._moments()
         done: list[str] = []
         if self.pending_sites:
-            self._fill(moments, batch_tokens, progress)
+            self._fill(self.pending_sites, moments, batch_tokens, progress)
         for run in self.runs:
             if not run.finished:
                 self._type_job(run, progress)
@@ -240,11 +238,17 @@ class Stage:
             ).fetchall()
         return {site: controls.Moments(np.array(mean), np.array(std)) for site, mean, std in rows}
 
-    def _fill(self, moments: dict[str, controls.Moments], batch_tokens: int, progress: Progress) -> None:
+    def _fill(
+        self,
+        sites: Sequence[str],
+        moments: dict[str, controls.Moments],
+        batch_tokens: int,
+        progress: Progress,
+    ) -> None:
         """Control codes that the stage types has not left on its way."""
-        if left := self.controls.to_compute:
+        if left := self.controls.to_compute(sites):
             progress.started("control bases", left, 0)
-            self.controls.fill(self.model, moments, batch_tokens, progress.computed)
+            self.controls.fill(self.model, moments, sites, batch_tokens, progress.computed)
             progress.ended()
 
     def _types(self, site: str, basis: str, centre: str) -> TypeBits:
@@ -365,31 +369,47 @@ class Stage:
         batch_tokens: int,
         progress: Progress,
     ) -> list[str]:
-        """The sample of the text, once for the same sites and words: a later text does not change it."""
+        """The sample of the text, once for the same sites and words, and again where twice as much could be taken."""
         seed = self.options.seed
         words = [[one.category, one.token_ids.tolist()] for one in self.anchors]
         key = {"sites": self.sites, "words": digest(words)[:16], "seed": seed}
+        widths = [self.controls.widths[one] for one in self.sites]
+        listed = ", ".join(f"'{one}'" for one in text_runs)
         with store.reading(self.path) as connection:
             rows = connection.execute(
-                "SELECT run_id, params FROM run WHERE model_id = ? AND job = 'context' AND finished_at IS NOT NULL",
+                "SELECT run_id, params FROM run WHERE model_id = ? AND job = 'context' AND finished_at IS NOT NULL "
+                "ORDER BY started_at DESC, run_id",
                 [self.known.model_id],
             ).fetchall()
-            listed = ", ".join(f"'{one}'" for one in text_runs)
             texts = [
                 row[0]
                 for row in connection.execute(
                     f"SELECT DISTINCT text_id FROM run_text WHERE run_id IN ({listed}) ORDER BY text_id"
                 ).fetchall()
             ]
+            where = " OR ".join(f"document_id BETWEEN {one} AND {one + (1 << 32) - 1}" for one in texts)
+            (stored,) = connection.execute(
+                f"SELECT coalesce(sum(n_tokens), 0)::BIGINT FROM document_row WHERE {where}"
+            ).fetchall()[0]
+        wanted = context.sample_tokens(widths, stored)
         for run_id, params in rows:
             old = json.loads(params)
-            if set(self.sites) <= set(old["sites"]) and (old["words"], old["seed"]) == (key["words"], seed):
+            same = set(self.sites) <= set(old["sites"]) and (old["words"], old["seed"]) == (
+                key["words"],
+                seed,
+            )
+            if same and 2 * old["tokens"] > wanted:
                 return [run_id]
+        key["tokens"] = wanted
         spec = RunSpec(short_id("run", self.known.model_id, "context", key, texts), "context", key, ())
-        self._fill(moments, batch_tokens, progress)
-        windows, counts = context.sample_windows(self.path, self.model.tokenizer_sha256, texts, seed)
+        windows, counts = context.sample_windows(self.path, self.model.tokenizer_sha256, texts, widths, seed)
+        if all(len(one.ids) < 2 for one in windows):
+            self.notes.append("nothing was measured in context: the text has first positions alone")
+            return []
+        self._fill(self.sites, moments, batch_tokens, progress)
         final = next((one for one in self.model.sites if one.point == "final_norm"), None)
         final_id = f"{self.known.model_id}/{final}"
+        split = categories.Split.of(self.anchors, seed)
 
         def compute(_: int) -> Callable[[Session], None]:
             sample = context.run_sample(
@@ -402,7 +422,7 @@ class Stage:
                     site,
                     f"{self.known.model_id}/{site}",
                     lambda basis, centre, site=site: self._types(site, basis, centre),  # type: ignore[misc]
-                    [one.token_ids for one in self.anchors],
+                    split,
                     seed,
                 )
             predicted = context.prediction_figures(self.model, sample, counts, final_id, seed)

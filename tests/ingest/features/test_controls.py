@@ -189,7 +189,7 @@ def test_codes_are_put_in_any_order(tmp_path: Path) -> None:
     # A site whose name is the beginning of this one's has nothing yet.
     assert one.missing("resid_post.1") == one.missing("k.0") == [(0, N)]
     # The other two go through the model together.
-    assert one.to_compute == 6 + 39 + 10 + N
+    assert one.to_compute(list(one.widths)) == 6 + 39 + 10 + N
     # Another process goes on, and gives some of it again.
     again = controls(tmp_path)
     for start, stop in ((80, 100), (0, 10), (25, 75)):
@@ -213,7 +213,7 @@ def test_sites_of_several_widths(tmp_path: Path) -> None:
     for start in range(0, N, 50):
         for site, x in parts.items():
             one.put(site, start, x[start : start + 50], moments[site])
-    assert one.to_compute == 0
+    assert one.to_compute(list(one.widths)) == 0
     for site, width in WIDTHS.items():
         rotations = Rotations(width, moments[site])
         halves = [rotations.codes(parts[site][start : start + 50]) for start in range(0, N, 50)]
@@ -248,10 +248,10 @@ def test_what_is_missing_is_filled_by_the_model(tmp_path: Path) -> None:
     moments = {name: moments_of(x) for name, x in rows.items()}
     one.put("embed", 0, rows["embed"][:200], moments["embed"])
     one.put("resid_post.1", 50, rows["resid_post.1"][50:120], moments["resid_post.1"])
-    todo, seen = one.to_compute, list[int]()
-    one.fill(model, moments, 64, seen.append)
+    todo, seen = one.to_compute(list(one.widths)), list[int]()
+    one.fill(model, moments, list(one.widths), 64, seen.append)
     assert sum(seen) == todo and max(seen) <= 64
-    assert one.to_compute == 0
+    assert one.to_compute(list(one.widths)) == 0
     for name, x in rows.items():
         whole = Rotations(48, moments[name]).codes(x)
         assert len(whole) == len(NAMES) * len(CENTRES)
