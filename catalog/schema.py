@@ -159,14 +159,25 @@ dimension_row = _bulk(
     site_id=String,
     subject=String,
     dim=Integer,
-    **dict.fromkeys(("p_positive", "entropy", "mean", "std", "argmax_share", "argmin_share"), Double),
+    p_positive=Double,
+    entropy=Double,
+    mean=Double,
+    std=Double,
+    argmax_share=Double,
+    argmin_share=Double,
 )
 """Statistics of one dimension over the vocabulary's type states at one site."""
 
 measurement_row = _bulk(
     "measurement_row",
     optional=("seed", "std_error"),
-    **dict.fromkeys(("run_id", "site_id", "subject", "subject_id", "metric", "control", "split"), String),
+    run_id=String,
+    site_id=String,
+    subject=String,
+    subject_id=String,
+    metric=String,
+    control=String,
+    split=String,
     value=Double,
     n=BigInteger,
     seed=BigInteger,

@@ -345,6 +345,26 @@ def test_ingest_again_and_dry_run(run: Run, catalogue: Made, catalogue_copy: Pat
     assert catalogue_copy.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("rows", "features", "said"),
+    [
+        (1200, 0, "1,200 codes"),
+        (1200, 3000, "1,200 codes and up to 3,000 features"),
+        (0, 3000, "up to 3,000 features"),
+        (0, 0, "all figures"),
+    ],
+)
+def test_ingest_says_what_was_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch, rows: int, features: int, said: str
+) -> None:
+    import signarium
+    from signarium.ingest.run import Estimate, Report
+
+    estimate = Estimate("one", "cpu", ("embed",), 9, rows, features, 0, 0, 0, 1)
+    monkeypatch.setattr(signarium, "ingest", lambda *_, **__: Report("one", estimate))
+    assert run("--db", "c.duckdb", "ingest", "x").out == f"one: {said} are in c.duckdb\n"
+
+
 # ---- features -------------------------------------------------------------------------------------
 
 

@@ -202,15 +202,15 @@ def make(
         ],
     )
     rank_p95 = np.array([np.nan if null is None else null.p95 for null in by_rank])
-    for control, one in {"none": own, **others}.items():
-        found.add("best_dim_auc", control, "in_sample", one.whole.best_auc, n, seed)
-        found.add("best_dim_auc", control, "held_out", one.best_dim_held_out, n_scored, seed)
-        found.add("n_dims", control, "in_sample", one.whole.patterns.n_dims, n, seed)
-        found.add("auc_agreement", control, "in_sample", one.in_sample.auc, n, seed)
-        found.add("auc_agreement", control, "held_out", one.held_out.auc, n_scored, seed)
-        found.add("auc_agreement_words", control, "held_out", one.held_out.auc_words, n_scored, seed)
-        found.add("auc_log_odds", control, "held_out", one.log_odds.auc, n_scored, seed)
-        found.add("auc_log_odds_words", control, "held_out", one.log_odds.auc_words, n_scored, seed)
+    for control, basis in {"none": own, **others}.items():
+        found.add("best_dim_auc", control, "in_sample", basis.whole.best_auc, n, seed)
+        found.add("best_dim_auc", control, "held_out", basis.best_dim_held_out, n_scored, seed)
+        found.add("n_dims", control, "in_sample", basis.whole.patterns.n_dims.tolist(), n, seed)
+        found.add("auc_agreement", control, "in_sample", basis.in_sample.auc, n, seed)
+        found.add("auc_agreement", control, "held_out", basis.held_out.auc, n_scored, seed)
+        found.add("auc_agreement_words", control, "held_out", basis.held_out.auc_words, n_scored, seed)
+        found.add("auc_log_odds", control, "held_out", basis.log_odds.auc, n_scored, seed)
+        found.add("auc_log_odds_words", control, "held_out", basis.log_odds.auc_words, n_scored, seed)
     found.add("best_dim_auc", "anchors", "in_sample", null_p95, n, seed)
     found.add("best_dim_auc", "anchors_rank", "in_sample", rank_p95, n, seed)
     null_means = [float(null.held_out.mean()) for null in by_size]

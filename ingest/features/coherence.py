@@ -39,7 +39,7 @@ class Vocabulary:
         for j, one in enumerate(categories):
             member[self.word[one.token_ids], j] = True
         self._member = member
-        self._listed = member.any(1)
+        self._listed: NDArray[np.bool_] = np.asarray(member.any(axis=1))
 
     def measure(self, sets: Ids) -> dict[str, NDArray[np.float64]]:
         """Each of `METRICS`, (sets,), over all pairs of the tokens of each set (sets, size).
@@ -64,7 +64,7 @@ class Vocabulary:
             found["rank_distance"][i] = np.abs(ranks[first] - ranks[second]).mean()
             listed = ~same & self._listed[words][first] & self._listed[words][second]
             if listed.any():
-                member = self._member[words].astype(np.float32)
+                member = np.asarray(self._member[words], np.float32)
                 found["category_share"][i] = ((member @ member.T)[first, second] > 0)[listed].mean()
         return found
 

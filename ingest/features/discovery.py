@@ -151,7 +151,7 @@ def make(
         members=[[("neighbour", np.sort(one))] for one in sets],
     )
     size, scored = sets.shape[1], own.percentiles.shape[1]
-    found.add("n_dims", "none", "in_sample", found.patterns.n_dims, size, seed)
+    found.add("n_dims", "none", "in_sample", patterns.n_dims.tolist(), size, seed)
     found.add("auc_agreement", "none", "in_sample", in_sample.mean(1), size, seed)
     found.add("auc_agreement", "none", "held_out", held_out, scored, seed)
     for name, one in others.items():

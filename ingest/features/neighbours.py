@@ -38,10 +38,10 @@ def neighbours(types: TypeBits, seeds: Ids, columns: Ids | None = None) -> Ids:
     k = min(NEIGHBOURS + 1, n)
     # A vocabulary is too small to be searched in shards; the seeds are split over the cores instead.
     with ThreadPoolExecutor(n_threads(), initializer=lambda: faiss().omp_set_num_threads(1)) as pool:
-        parts = pool.map(
+        answers = pool.map(
             lambda i: index.search(codes[seeds[i : i + _AT_ONCE]], k)[1], range(0, len(seeds), _AT_ONCE)
         )
-        found = np.concatenate(list(parts))
+        found = np.concatenate(list(answers))
     # Enough codes equal to the seed's, with lower ids, can push the seed itself out.
     own = found == seeds[:, None]
     own[~own.any(1), -1] = True

@@ -51,6 +51,14 @@ def test_empty(tmp_path: Path) -> None:
 COUNT = "code sets with missing, doubled or extra codes"
 TEXT = "documents whose text or tokens changed"
 INDEX = "index files that differ from the catalogue"
+MASK = "features with a damaged mask"
+
+
+def _blob(first: int, last: int = 0) -> str:
+    """Ten bytes, as SQL."""
+    return "'" + "".join(f"\\x{one:02x}" for one in (first, *[0] * 8, last)) + "'::BLOB"
+
+
 BROKEN = {
     "model": ("DELETE FROM model", {"runs without their model": 3, "sites without their model": 1}),
     "document": (
@@ -87,6 +95,17 @@ BROKEN = {
         "WHERE code_set_id = {type_mean} AND item IN (7, 8)",
         {"codes with bits past their width": 2, INDEX: 1},
     ),
+    "mask of another width": ("UPDATE feature_row SET mask = mask || '\\x00'::BLOB", {MASK: 1}),
+    "polarity of another width": ("UPDATE feature_row SET polarity = ''::BLOB", {MASK: 1}),
+    "dimensions that are not counted": ("UPDATE feature_row SET n_dims = 4", {MASK: 1}),
+    "no dimensions": (
+        f"UPDATE feature_row SET n_dims = 0, mask = {_blob(0)}, polarity = {_blob(0)}",
+        {MASK: 1},
+    ),
+    # The mask is the first three of 76 dimensions.
+    "a sign outside the mask": (f"UPDATE feature_row SET polarity = {_blob(0x90)}", {MASK: 1}),
+    "a mask past the width": (f"UPDATE feature_row SET mask = {_blob(0xC0, 0x08)}", {MASK: 1}),
+    "a mask to the width": (f"UPDATE feature_row SET mask = {_blob(0xC0, 0x10)}", {}),
     "norm": ("UPDATE code_row SET norm = 'nan' WHERE item = 7", {"norms that are no lengths": 2}),
     "negative norm": ("UPDATE code_row SET norm = -1 WHERE item = 7", {"norms that are no lengths": 2}),
     "code": (

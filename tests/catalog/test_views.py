@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small
 
-from signarium.catalog import store, views
+from signarium.catalog import claims, store, views
 
 PROMISED = {
     "models": "model_id, name, source, revision, architecture, width, n_layers, d_ffn, vocab_size, dtype, "
@@ -27,6 +27,7 @@ PROMISED = {
     "feature_types": "feature_id, rank, token_id, token, agreement",
     "feature_states": "feature_id, rank, state_id, document_id, position, token, context, agreement",
     "measurements": "run_id, model, site, subject, subject_id, metric, control, split, value, n, seed",
+    "evidence": "claim_id, source, claim, metric, published, model, value, control, control_value, verdict",
 }
 PROMISED["types_bos"] = PROMISED["types"]
 PROMISED["dimensions_bos"] = PROMISED["dimensions"]
@@ -48,10 +49,12 @@ ROWS = {
     "feature_types": 1,
     "feature_states": 1,
     "measurements": 1,
+    "evidence": sum(len(one.centres) * len(one.judged) for one in claims.CLAIMS),
 }
 MORE = {
     "features": "p_value, threshold, n_members, repeats, best_dim, agreement_mean, agreement_std, run_id",
     "measurements": "std_error",
+    "evidence": "site, centre",
 }
 """Columns that came later; they stand behind the others."""
 

@@ -58,6 +58,22 @@ def test_rows_in_order(c: signarium.Catalogue) -> None:
         c.evidence("other")
 
 
+def test_the_published_range_comes_first(c: signarium.Catalogue, tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    shutil.copy(c.path, path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE one AS SELECT * FROM evidence WHERE claim_id = '1'; CREATE OR REPLACE VIEW evidence AS "
+            "SELECT * FROM one UNION ALL SELECT * REPLACE ('the published range' AS control) FROM one WHERE control = 'rotated'"
+        )
+    table = signarium.open(path).evidence()
+    first, second, third = table.column("control").to_pylist()
+    assert (first, second, third) == ("the published range", "random anchors of the same rank", "rotated")
+    for width in (120, None):
+        text = evidence.page(table, width)
+        assert text.index("the published") < text.index("random anchors") < text.index("rotated")
+
+
 def test_the_view_of_the_catalogue_is_read(catalogue: Made) -> None:
     table = signarium.open(catalogue.path).evidence()
     assert table.column_names == list(views.view("evidence").columns)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import featured
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from conftest import DECODER, ENCODER, Made
 from hypothesis import given
@@ -248,6 +252,31 @@ def test_a_page_fits_and_says_everything(
     assert first.index("logistic probe") < first.index("a_new_one")
 
 
+def test_a_rescore_doubles_no_state(
+    made: tuple[Path, list[featured.Row]], c: signarium.Catalogue, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.duckdb"
+    shutil.copy(made[0], path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "INSERT INTO feature_state_row SELECT * REPLACE ('again' AS run_id) FROM feature_state_row"
+        )
+    again = signarium.open(path).feature(1000).states
+    assert again.num_rows == 20 and again.equals(c.feature(1000).states)
+
+
+def test_scaled_figures_have_a_heading(c: signarium.Catalogue) -> None:
+    card = c.feature(1000)
+    some = card.measurements.filter(pc.equal(card.measurements["control"], "haar:1"))
+    scaled = some.set_column(
+        some.column_names.index("control"), "control", pa.array(["scaled:1"] * len(some), pa.string())
+    )
+    text = page(replace(card, measurements=pa.concat_tables([card.measurements, scaled])), 120)
+    heads = next(line for line in text.splitlines() if line.startswith("figure"))
+    assert heads.split().index("rotated:2") + 1 == heads.split().index("scaled:1")
+    assert "scaled: rotated, after giving every dimension the same variance" in " ".join(text.split())
+
+
 def test_a_card_as_json(c: signarium.Catalogue, rows: list[featured.Row]) -> None:
     parts = json.loads(json_text(c.feature(rows[0].feature_id).parts()))
     assert list(parts) == ["feature", "members", "types", "states", "measurements", "histogram"]
@@ -257,8 +286,6 @@ def test_a_card_as_json(c: signarium.Catalogue, rows: list[featured.Row]) -> Non
 def test_a_feature_without_codes_has_no_histogram(
     made: tuple[Path, list[featured.Row]], tmp_path: Path
 ) -> None:
-    import shutil
-
     path = tmp_path / "c.duckdb"
     shutil.copy(made[0], path)
     with duckdb.connect(str(path)) as connection:
@@ -348,7 +375,8 @@ def read_by_numpy(
         bits = np.unpackbits(code, count=at.width)
         ranked = []
         for one in rows:
-            if (one.site, one.centre) != (at.site, at.centre) or (one.feature_id % 3 == 2 and not every):
+            hidden = one.feature_id % 3 == 2 or one.mask.sum() < annotate.LEAST_DIMS
+            if (one.site, one.centre) != (at.site, at.centre) or (hidden and not every):
                 continue
             share = 1 - ((bits != one.polarity) & (one.mask == 1)).sum() / one.mask.sum()
             single = one.kind == "discovered"
@@ -389,6 +417,55 @@ def test_read_equals_numpy_on_the_codes_of_the_text(
     ).to_pylist()
     assert [row["feature_id"] for row in short] == [None, *((one or [None])[0] for one in expected[1:])]
     assert [row["is_first"] for row in short] == [True] + [False] * (len(short) - 1)
+
+
+def test_read_where_most_categories_are_shown(made: tuple[Path, list[featured.Row]], tmp_path: Path) -> None:
+    """Three categories of 7 dimensions at each place, of which as many beat their null as `shown` says."""
+    path = tmp_path / "c.duckdb"
+    shutil.copy(made[0], path)
+    chosen: dict[tuple[str | None, str | None], tuple[str, str]] = {}
+
+    def places(**shown: int) -> dict[tuple[str | None, str | None], tuple[str, str]]:
+        with duckdb.connect(str(path)) as connection:
+            connection.execute("DELETE FROM feature_row WHERE feature_id >= 5000")
+            for i in range(3):
+                connection.execute(
+                    f"INSERT INTO feature_row SELECT f.* REPLACE ({5000 + 1000 * i} + feature_id AS feature_id, "
+                    f"CASE WHEN {i} < map({list(shown)}, {list(shown.values())})[s.layer || centre] THEN 0.1 ELSE 0.99 END "
+                    "AS null_p95) FROM feature_row f JOIN site s USING (site_id) WHERE f.name = 'animal'"
+                )
+        for asked in ((None, None), ("resid_post.0", None), (None, "mean")):
+            at = annotate.place(path, DECODER, *asked)
+            chosen[asked] = (at.site, at.centre)
+        return chosen
+
+    low, high = "resid_post.0", "resid_post.1"
+    found = places(**{"0zero": 1, "1zero": 2, "0mean": 3, "1mean": 3})
+    assert list(found.values()) == [(high, "zero"), (low, "zero"), (low, "mean")]
+    found = places(**{"0zero": 2, "1zero": 2, "0mean": 1, "1mean": 3})
+    assert list(found.values()) == [(low, "zero"), (low, "zero"), (high, "mean")]
+    found = places(**{"0zero": 0, "1zero": 0, "0mean": 1, "1mean": 3})
+    assert list(found.values()) == [(high, "mean"), (low, "mean"), (high, "mean")]
+    found = places(**{"0zero": 0, "1zero": 0, "0mean": 0, "1mean": 0})
+    assert list(found.values()) == [(high, "zero"), (low, "zero"), (high, "mean")]
+
+
+def test_read_shows_what_stands_its_test(made: tuple[Path, list[featured.Row]], tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    shutil.copy(made[0], path)
+    with duckdb.connect(str(path)) as connection:
+        # No anchors were drawn for a discovered feature; two categories, one of them not tested.
+        connection.execute(
+            "UPDATE feature_row SET n_dims = 7; UPDATE feature_row SET null_p95 = NULL WHERE kind = 'discovered' "
+            "OR name = 'animal'; UPDATE feature_row SET p_value = 0.9 WHERE feature_id = 1003; "
+            "UPDATE feature_row SET null_p95 = 0.9 WHERE feature_id = 1005"
+        )
+        shown = connection.execute(f"SELECT feature_id FROM features WHERE {annotate._USUAL} ORDER BY 1")
+        assert [row[0] for row in shown.fetchall()] == [
+            *(1000, 1001, 1002),
+            1004,
+            *(1006, 1007, 1008, 1009, 1010, 1011),
+        ]
 
 
 def test_codes_of_a_text_are_those_of_ingest(c: signarium.Catalogue, catalogue: Made) -> None:
