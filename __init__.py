@@ -224,8 +224,9 @@ class Catalogue:
 
         A row for each of the `top` features of a token: chunk, position, token, is_first, rank, feature_id, name,
         kind, agreement, surprise (standard deviations above what is usual in a text, or for types where no text
-        was ingested). `first` includes those of a window's first token, `every` those that do not beat
-        their null or have fewer than 5 dimensions.
+        was ingested). `first` includes those of a window's first token, `every` categories that do not
+        beat their null, discovered features that do not survive, and those with fewer than 5 dimensions.
+        Without `site` it is read at the resid_post site with the most category features that are shown.
 
         Raises:
             InvalidInput, NotFound, TextError, ModelError: naming what there is.

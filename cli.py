@@ -302,7 +302,9 @@ def ingest(
     elif report.already:
         click.echo(f"{report.model}: all of it is in {db} already")
     else:
-        click.echo(f"{report.model}: {report.estimate.rows:,} codes are in {db}")
+        rows, features = report.estimate.rows, report.estimate.features
+        made = [f"{rows:,} codes"] * (rows > 0) + [f"up to {features:,} features"] * (features > 0)
+        click.echo(f"{report.model}: {' and '.join(made) or 'all figures'} are in {db}")
 
 
 # ---- reading --------------------------------------------------------------------------------------
@@ -522,10 +524,12 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
 )
 @model_option
 @click.option(
-    "--site", metavar="SITE", help="[default: the middle one of the resid_post sites that have features]"
+    "--site",
+    metavar="SITE",
+    help="[default: the resid_post site with the most category features that are shown]",
 )
 @click.option(
-    "--centre", type=click.Choice(["zero", "mean"]), help="[default: zero if there are features with it]"
+    "--centre", type=click.Choice(["zero", "mean"]), help="[default: zero if categories are shown with it]"
 )
 @click.option(
     "--top", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Features of a token."
@@ -536,7 +540,8 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
     "--all",
     "every",
     is_flag=True,
-    help="Also features that do not beat their null, or have fewer than 5 dimensions.",
+    help="Also categories that do not beat their null, discovered features that do not survive, and features "
+    "with fewer than 5 dimensions.",
 )
 @click.option(
     "--context",
@@ -574,6 +579,9 @@ def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> 
         _write(page(table, _width() if on_screen else None, on_screen and _color()), output)
     else:
         _print(table, format_, output)
+    rows = table.select(["control", "verdict"]).to_pylist()
+    if any(one == {"control": "random weights", "verdict": "not measured"} for one in rows):
+        _say("for the control random weights: signarium ingest MODEL --random-init 0, with the same --sites")
 
 
 # ---- what is there --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..catalog.codes import Codes
 from ..catalog.errors import InvalidInput
 from .features import LEAST
 from .masked import differing_each
+from .models import one_model
 from .resolve import Features, features_at, none_yet, quoted_name, resolve_features
 from .target import Target
 
@@ -27,17 +28,37 @@ _UNKNOWN = -1e30
 """Behind every surprise that is known."""
 LEAST_DIMS = 5
 """Features with fewer registered dimensions agree with half of all tokens by chance, and crowd out what a line has room for."""
-_USUAL = f"coalesce(beats_null, true) AND n_dims >= {LEAST_DIMS}"
+_USUAL = f"n_dims >= {LEAST_DIMS} AND CASE WHEN kind = 'discovered' THEN survives ELSE coalesce(beats_null, true) END"
+"""Which features are shown, over the view `features`. Discovered ones have no anchors, so no null to beat."""
 
 
 def place(path: Path, model: str | None, site: str | None, centre: str | None) -> Target:
-    """Where a text is read: as `nearest` chooses, at a site with features; the centre zero if there are any with it.
+    """Where a text is read. What is not given: among the `resid_post` sites with the centre zero, then those with the
+    centre mean, the one with the most category features that are shown, the lower layer of equal ones; at a site that is
+    given the centre zero if any is shown there. Where none is shown anywhere, as `nearest` chooses, with the centre zero.
 
     Raises:
         InvalidInput, NotFound: naming what there is.
     """
     with store.reading(path) as connection:
-        return resolve_features(connection, model, site, centre, "zero")
+        model = one_model(connection, model)
+        best = _best_place(connection, model, site, centre)
+        return resolve_features(connection, model, *(best or (site, centre)), "zero")
+
+
+def _best_place(
+    connection: duckdb.DuckDBPyConnection, model: str, site: str | None, centre: str | None
+) -> tuple[str, str] | None:
+    # The centre mean is that of types alone, far from the states of a text, whose bits then hardly vary (`usual_centre`):
+    # however many features there are with it, they say little of a text.
+    return connection.execute(
+        "SELECT site, centre FROM features JOIN sites s USING (model, site) "
+        f"WHERE model = $model AND kind = 'category' AND basis = 'standard' AND {_USUAL} "
+        "AND CASE WHEN $site IS NULL THEN s.point = 'resid_post' ELSE site = $site END "
+        "AND ($centre IS NULL OR centre = $centre) "
+        "GROUP BY site, centre, s.layer ORDER BY centre = 'zero' DESC, count(*) DESC, s.layer LIMIT 1",
+        {"model": model, "site": site, "centre": centre},
+    ).fetchone()
 
 
 def read(
@@ -57,8 +78,9 @@ def read(
     """The `top` features of each token, by how far its agreement is above what is usual, then by agreement and id.
 
     Usual is the mean over the states of the texts that were ingested, in its standard deviations; over the types
-    where no text was. Agreements below `least` are left out; so are features known not to beat their null or with fewer than
-    `LEAST_DIMS` dimensions, unless `every`, and those of a window's first token, unless `first`.
+    where no text was. Agreements below `least` are left out; so are categories known not to beat their null, discovered
+    features that do not survive, and features with fewer than `LEAST_DIMS` dimensions, unless `every`, and those of a
+    window's first token, unless `first`.
 
     Args:
         target: from `place`.

@@ -84,7 +84,7 @@ def _states(connection: duckdb.DuckDBPyConnection, one: Feature) -> pa.Table:
     import pyarrow as pa
 
     table = connection.execute(
-        "WITH top AS (SELECT state_id, agreement FROM feature_state_row WHERE feature_id = ? "
+        "WITH top AS (SELECT DISTINCT feature_id, state_id, agreement FROM feature_state_row WHERE feature_id = ? "
         "ORDER BY agreement DESC, state_id LIMIT 20) "
         "SELECT row_number() OVER (ORDER BY top.agreement DESC, top.state_id) AS rank, top.state_id, w.document_id, "
         "w.position, t.token, top.agreement FROM top JOIN state_row w ON w.state_id = top.state_id "

@@ -23,10 +23,13 @@ _CAPS = (None, 12, None, 18, None, 16)
 """Cells beyond which these are wrapped; the claim takes what is left."""
 _RIGHT = (False, False, True, False, True, False)
 _LEAST_CLAIM = 12
+_FIRST = "the published range"
+"""Before the other controls of a figure comes the figure itself beside what was published."""
 
 
 def rows(path: Path, model: str | None = None) -> pa.Table:
-    """The view `evidence`, of one model if given, in order of (claim_id, model, centre, control).
+    """The view `evidence`, of one model if given, in order of (claim_id, model, centre, control), the published range before other
+    controls.
 
     Raises:
         NotFound: if there is no such model.
@@ -36,7 +39,9 @@ def rows(path: Path, model: str | None = None) -> pa.Table:
         if model is not None:
             condition, values = " WHERE model = ?", [one_model(connection, model)]
         return connection.execute(
-            f"SELECT * FROM evidence{condition} ORDER BY claim_id, model, centre, site, control", values
+            f"SELECT * FROM evidence{condition} "
+            f"ORDER BY claim_id, model, centre, site, control <> '{_FIRST}', control",
+            values,
         ).to_arrow_table()
 
 

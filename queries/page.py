@@ -47,6 +47,7 @@ names. Those of coherence, over pairs of the top types, have controls of their o
 CONTROLS = {
     "none": "here",
     "haar": "rotated",
+    "scaled": "scaled",
     "anchors": "anchors",
     "anchors_rank": "like rank",
     "spelling": "spelling",
@@ -55,6 +56,7 @@ CONTROLS = {
 }
 _LEGEND = {
     "rotated": "rotated: Haar-random bases",
+    "scaled": "scaled: rotated, after giving every dimension the same variance",
     "anchors": "anchors: random members, the 95th percentile of their best dimensions, else the mean",
     "like rank": "like rank: the same of the members' frequency rank",
     "spelling": "spelling: types that are spelled alike",
