@@ -36,7 +36,7 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find its feat
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest "raise an exception" --in states --where "NOT is_first" -k 8
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb features list --kind category --survives --limit 10
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb features show european_country --site resid_post.5 --centre mean
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb features read "The king of France sailed to Norway in May and ate cold fish." --site resid_post.5
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb features read "The king of France sailed to Norway in May and ate cold fish."
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb evidence
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
