@@ -581,7 +581,7 @@ def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> 
         _print(table, format_, output)
     rows = table.select(["control", "verdict"]).to_pylist()
     if any(one == {"control": "random weights", "verdict": "not measured"} for one in rows):
-        _say("for the control random weights: signarium ingest MODEL --random-init 0, with the same --sites")
+        _say("for random weights: signarium ingest MODEL --random-init 0 (same --sites)")
 
 
 # ---- what is there --------------------------------------------------------------------------------

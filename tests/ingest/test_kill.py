@@ -154,7 +154,7 @@ def test_killed_at_fifty_moments(warm: Commands, inputs: list[Any], tmp_path: Pa
 def test_killed_as_a_command_of_its_own(warm: Commands, inputs: list[Any], tmp_path: Path) -> None:
     undisturbed, path = tmp_path / "undisturbed.duckdb", tmp_path / "killed.duckdb"
     (tmp_path / "long.txt").write_text(tiny.TEXT * 300)
-    inputs = [*inputs, "--text", tmp_path / "long.txt"]
+    inputs = [*inputs, "--text", tmp_path / "long.txt", "--stages", "types,states"]
     assert warm.run("--db", undisturbed, "ingest", *inputs).code == 0
     args = [sys.executable, "-m", "signarium", "--db", str(path)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -320,7 +320,8 @@ def test_feature_equals_numpy_in_every_view(
 ) -> None:
     c, rows = featured_c
     item = "state_id" if within == "states" else "token_id"
-    for one in rows:
+    # Each answer over all states brings their contexts: the slow part, and not what is tested here.
+    for one in rows[:: 5 if within == "states" else 1]:
         expected = masked_by_numpy(c.path, within or "types", item, one, where or "true")
         answer = c.nearest(f"feature:{one.feature_id}", within=within, k=ALL, where=where)
         assert answered(answer) == expected and answer.searched == len(expected) > 0
