@@ -514,9 +514,9 @@ def test_a_failed_query_leaves_the_output_as_it_was(catalogue: Path, tmp_path: P
     target.write_text("before")
     # Now and then DuckDB loses what a thread of it said; the program then says so.
     query = "select range, if(range = 150000, error('late'), 1) as x from range(200000)"
-    with pytest.raises(QueryFailed, match="late|did not report"):
+    with pytest.raises(QueryFailed, match=r"late|did not report"):
         run_to(catalogue, query, format="csv", output=target)
-    with pytest.raises(QueryFailed, match="late|did not report"):
+    with pytest.raises(QueryFailed, match=r"late|did not report"):
         run_to(catalogue, query, format="parquet", output=tmp_path / "y.parquet")
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
