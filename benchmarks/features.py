@@ -2,7 +2,7 @@
 
     python benchmarks/features.py TYPES WIDTH SEEDS FOLDER
 
-Codes are clusters seen through random signs, in four bases that have nothing in common. Prints one line of JSON.
+Codes are clusters seen through random signs, in five bases that have nothing in common. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     from signarium.ingest.features.coherence import Vocabulary as Spelling
     from signarium.ingest.features.prototypes import Ranks
 
-    names = ["standard", "haar:1", "haar:2", "haar:3"]
+    names = ["standard", "haar:1", "haar:2", "haar:3", "scaled:1"]
     bases = {
         name: TypeBits(synthetic(folder / f"codes{i}", types, width, i), width)
         for i, name in enumerate(names)
