@@ -92,14 +92,20 @@ class Display:
         now = time.monotonic()
         speed = (self._done - self._before) / max(now - self._begun, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, advance=units, rate=f"{speed:,.0f} {self._unit}/s")
+            self._bar.update(self._task, advance=units, rate=self._rate(speed))
         elif not self._terminal and now - self._said >= self._EVERY_S:
             self._said = now
             left = round(max(0, self._total - self._done) / speed)
             click.echo(
-                f"{self._job}: {self._done:,} of {self._total:,} {self._unit}, {speed:,.0f} {self._unit}/s, "
+                f"{self._job}: {self._done:,} of {self._total:,} {self._unit}, {self._rate(speed)}, "
                 f"{left // 60}:{left % 60:02d} left"
             )
+
+    def _rate(self, speed: float) -> str:
+        """So many a second, or, of what takes longer, seconds each."""
+        if speed >= 1:
+            return f"{speed:,.0f} {self._unit}/s"
+        return f"{1 / max(speed, 1e-9):,.0f} s each"
 
     def ended(self) -> None:
         """See `ingest.run.Progress`."""

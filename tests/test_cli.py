@@ -549,4 +549,4 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(
         display.started("discovery", 40, 0, "features")
         now[0] += 30
         display.computed(10)
-    assert capsys.readouterr().out == "discovery: 10 of 40 features, 0 features/s, 1:30 left\n"
+    assert capsys.readouterr().out == "discovery: 10 of 40 features, 3 s each, 1:30 left\n"
