@@ -140,7 +140,7 @@ def _verdict(row: dict[str, Any]) -> str:
     verdict = "survives" if row["survives"] else "does not survive"
     return (
         f"{verdict}: p = {row['p_value']:.2g}, the largest over its controls, is {'' if row['survives'] else 'not '}"
-        "within 5% false discoveries (Benjamini-Hochberg over its run)"
+        "within 5% false discoveries (Benjamini-Hochberg over its model)"
     )
 
 

@@ -182,7 +182,15 @@ def scored_figures(
             aucs.append(auc)
         figures += [
             Figure(
-                site_id, "feature", str(one.feature_id), metric, "none", "held_out", float(value), count, seed
+                site_id,
+                "feature",
+                str(one.feature_id),
+                metric,
+                "none",
+                "in_sample",
+                float(value),
+                count,
+                seed,
             )
             for metric, value, count in values
         ]
