@@ -31,3 +31,17 @@ def text_base(salt: int, *parts: Any) -> int:
     `salt` is 0 unless two texts of one catalogue collide.
     """
     return (int(digest(salt, *parts)[:8], 16) >> 1) << PLACE_BITS
+
+
+NEURON_BITS = 24
+"""The item of neuron n of block l is l << NEURON_BITS | n: blocks may differ in how many they have."""
+
+
+def neuron_item(layer: int, neuron: int) -> int:
+    """The item of a neuron among the codes of subject `neuron`."""
+    return layer << NEURON_BITS | neuron
+
+
+def neuron_place(item: int) -> tuple[int, int]:
+    """Block and neuron of such an item."""
+    return item >> NEURON_BITS, item & ((1 << NEURON_BITS) - 1)

@@ -238,3 +238,60 @@ feature_state_row = _bulk(
     "feature_state_row", run_id=String, feature_id=BigInteger, state_id=BigInteger, agreement=Double
 )
 """The states of one text run that agree most with a feature."""
+
+writer_row = _bulk(
+    "writer_row",
+    feature_id=BigInteger,
+    layer=Integer,
+    neuron=Integer,
+    rank=Integer,
+    polarity=Integer,
+    agreement=Double,
+)
+"""The neurons of a feature's block whose write directions agree most with it, in either polarity."""
+
+coalition_row = _bulk(
+    "coalition_row",
+    optional=("agreement_split_half",),
+    feature_id=BigInteger,
+    layer=Integer,
+    k=Integer,
+    agreement=Double,
+    agreement_split_half=Double,
+    agreement_random=Double,
+)
+"""The majority vote of a feature's k best neurons, beside its controls. No halves where it has one dimension."""
+
+projection_row = _bulk(
+    "projection_row",
+    run_id=String,
+    site_id=String,
+    subject=String,
+    item=BigInteger,
+    source=String,
+    direction=String,
+    rank=Integer,
+    token_id=Integer,
+    logit=REAL,
+)
+"""The tokens that a direction raises and lowers most when it is read through the final norm and the unembedding."""
+
+flip_row = _bulk(
+    "flip_row",
+    optional=("own_std_error", "other_std_error", "kl_std_error"),
+    run_id=String,
+    feature_id=BigInteger,
+    site_id=String,
+    arm=String,
+    dose=Double,
+    at_norm=String,
+    norm=Double,
+    own_logit_change=Double,
+    other_logit_change=Double,
+    kl=Double,
+    n=BigInteger,
+    own_std_error=Double,
+    other_std_error=Double,
+    kl_std_error=Double,
+)
+"""What one intervention on the residual stream does to the logits, as means over positions."""

@@ -70,6 +70,17 @@ _REFERENCES = (
         "feature_state_row",
         "state_id NOT IN (SELECT state_id FROM state_row)",
     ),
+    ("writers without their feature", "writer_row", "feature_id NOT IN (SELECT feature_id FROM feature_row)"),
+    (
+        "coalitions without their feature",
+        "coalition_row",
+        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
+    ),
+    ("projections without their run", "projection_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("projections without their site", "projection_row", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("flips without their run", "flip_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("flips without their feature", "flip_row", "feature_id NOT IN (SELECT feature_id FROM feature_row)"),
+    ("flips without their site", "flip_row", "site_id NOT IN (SELECT site_id FROM site)"),
     (
         "index records without their code set",
         "index_part",
@@ -91,6 +102,10 @@ _ONCE = (
     ("members of features", "feature_member", "feature_id, token_id"),
     ("types of features", "feature_type_row", "feature_id, token_id"),
     ("states of features", "feature_state_row", "run_id, feature_id, state_id"),
+    ("writers", "writer_row", "feature_id, neuron"),
+    ("coalitions", "coalition_row", "feature_id, k"),
+    ("projections", "projection_row", "run_id, site_id, subject, item, source, direction, rank"),
+    ("flips", "flip_row", "run_id, site_id, arm, dose, at_norm"),
 )
 """Bulk tables have no keys, and a doubled row would double rows of a view. Codes and states are counted below."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import claims
+from .ids import NEURON_BITS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ _CODE = {
     "norm": "Euclidean norm of the raw vector, before any centre",
     "code": "sign bits, eight a byte, dimension 0 in the highest bit of the first byte",
 }
+_NORM = {"norm": "Euclidean norm of the direction", "code": _CODE["code"]}
 _TYPES = {
     **_CODE_SET,
     "token_id": "row of the vocabulary",
@@ -109,7 +111,8 @@ VIEWS: tuple[View, ...] = (
         "One row a job: what was asked, with what versions, how far it is, and where the time went.",
         {
             "run_id": "from the content of what it read and its parameters",
-            "job": "`types`, `types_bos`, `states`, `categories`, `discovery`, `independence`, `context` or `feature_states`",
+            "job": "`types`, `types_bos`, `states`, `categories`, `discovery`, `independence`, `context`, "
+            "`feature_states`, `neurons`, `unembedding`, `writers`, `words` or `flip`",
             **_MODEL,
             "status": "`running`, `done` or `failed`; a killed job stays `running` until it is resumed",
             "params": "JSON",
@@ -151,7 +154,8 @@ FROM site s JOIN model m USING (model_id)""",
             "code_set_id": "from run, site, subject, centre and basis",
             "run_id": "the job that wrote it",
             **_SITE,
-            "subject": "what a code stands for: `type`, `type_bos` (the token behind a BOS) or `state`",
+            "subject": "what a code stands for: `type`, `type_bos` (the token behind a BOS), `state`, `neuron` (what an FFN "
+            "neuron writes), `unembedding` (a row of it) or `direction`",
             "centre": _CODE_SET["centre"],
             "basis": _CODE_SET["basis"],
             "width": "bits",
@@ -326,12 +330,110 @@ FROM top LEFT JOIN around USING (feature_id, state_id)
 LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top.token_id""",
     ),
     View(
+        "neurons",
+        "One row an FFN neuron: the direction that it writes to the residual stream, no norm gain applied.",
+        {
+            **_MODEL,
+            "layer": "block, from 0",
+            "neuron": "in its block, from 0",
+            **_NORM,
+        },
+        f"""SELECT m.name AS model, (c.item >> {NEURON_BITS})::INTEGER AS layer,
+  (c.item & {(1 << NEURON_BITS) - 1})::INTEGER AS neuron, c.norm, c.code
+{_FROM_CODES}
+WHERE cs.subject = 'neuron'""",
+    ),
+    View(
+        "unembedding",
+        "One row a row of the unembedding: the direction that raises a token's logit, as it is read after the final norm.",
+        {**_MODEL, "token_id": "row of the vocabulary", "token": "its text", **_NORM},
+        f"""SELECT m.name AS model, c.item AS token_id, t.token, c.norm, c.code
+{_FROM_CODES}
+LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = c.item
+WHERE cs.subject = 'unembedding'""",
+    ),
+    View(
+        "writers",
+        "One row a neuron among the 50 of a feature's own block that agree most with it. Expect many near 0.6 by chance: "
+        "`evidence` has the controls.",
+        {
+            **_FEATURE,
+            "layer": "block: the feature's own",
+            "neuron": "in its block, from 0",
+            "rank": "from 1; ties by neuron",
+            "polarity": "1: the neuron writes the feature; -1: its opposite, which a negative activation turns",
+            "agreement": "share of the registered dimensions that the neuron, in that polarity, writes with the expected sign",
+        },
+        "SELECT feature_id, layer, neuron, rank, polarity, agreement FROM writer_row",
+    ),
+    View(
+        "coalitions",
+        "One row a feature and size: the majority vote of the neurons of its block that agree most with it.",
+        {
+            **_FEATURE,
+            "layer": "block: the feature's own",
+            "k": "neurons that vote",
+            "agreement": "share of the registered dimensions that the vote gets right, chosen and scored on the same "
+            "dimensions: the paper's procedure, whose chance level is `agreement_random`, not 0.5",
+            "agreement_split_half": "chosen on one half of the dimensions and scored on the other, mean of both ways; "
+            "chance is 0.5; NULL for one dimension",
+            "agreement_random": "the paper's procedure on fair-coin weights of the same shape",
+        },
+        "SELECT feature_id, layer, k, agreement, agreement_split_half, agreement_random FROM coalition_row",
+    ),
+    View(
+        "projections",
+        "One row a token among the 20 that a direction raises or lowers most, read through the final norm and the unembedding.",
+        {
+            "subject": "`neuron`, `feature` or `direction` (a feature's difference of means in a text)",
+            "subject_id": "`12/305` (block/neuron) or the feature_id",
+            **_SITE,
+            "source": "`float`: the direction itself (of a feature: each sign times that dimension's std over the types); "
+            "`sign`: its signs alone",
+            "direction": "`up` or `down`",
+            "rank": "from 1; ties by token_id",
+            "token_id": "row of the vocabulary",
+            "token": "its text",
+            "logit": "that the token would have if the residual stream held this direction alone",
+        },
+        f"""SELECT x.subject, CASE WHEN x.subject = 'neuron'
+    THEN (x.item >> {NEURON_BITS}) || '/' || (x.item & {(1 << NEURON_BITS) - 1}) ELSE x.item::VARCHAR END AS subject_id,
+  m.name AS model, s.name AS site, x.source, x.direction, x.rank, x.token_id, t.token, x.logit
+FROM projection_row x JOIN site s USING (site_id) JOIN model m USING (model_id)
+LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.token_id""",
+    ),
+    View(
+        "flips",
+        "One row an intervention: what it does to the logits of a text, each arm beside the others.",
+        {
+            "run_id": "the job that measured it",
+            **_FEATURE,
+            "site": "where the residual stream was changed: the feature's own site or a later one",
+            "arm": "`away` (its dimensions set against the feature), `toward`, `random` (as many other dimensions turned), "
+            "`disjoint` (another feature's), `rotated` (a push against the same words' feature in a Haar basis), "
+            "`mean_difference` (its words' difference of means taken out)",
+            "dose": "share of the dimensions, or of the push",
+            "at_norm": "`own`, or `away`: scaled at each position to what the arm away changes there",
+            "norm": "mean Euclidean norm of the change over positions",
+            "own_logit_change": "of the feature's own tokens, mean over tokens and positions",
+            "other_logit_change": "of as many tokens of like frequency that are not its own",
+            "kl": "divergence of the changed from the model's own next-token distribution, in nats, mean over positions",
+            "n": "positions",
+            "own_std_error": "over windows",
+            "other_std_error": "over windows",
+            "kl_std_error": "over windows",
+        },
+        """SELECT x.run_id, x.feature_id, s.name AS site, x.arm, x.dose, x.at_norm, x.norm, x.own_logit_change,
+  x.other_logit_change, x.kl, x.n, x.own_std_error, x.other_std_error, x.kl_std_error
+FROM flip_row x JOIN site s USING (site_id)""",
+    ),
+    View(
         "measurements",
         "One row a figure, each beside the control that could explain it away.",
         {
             "run_id": "the job that measured it",
             **_SITE,
-            "subject": "what it is about: `type`, `state`, `feature`, `category`, `discovered`, `prediction`",
+            "subject": "what it is about: `type`, `state`, `feature`, `category`, `discovered`, `prediction`, `neuron`, `flip`",
             "subject_id": "the feature; for figures about all of a site the centre, or nothing",
             "metric": "what was measured",
             "control": "`none` for the figure itself, else the control",

@@ -11,17 +11,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
 from ..catalog import bulk, schema, store
+from ..catalog.errors import SignariumError
 from .sites import Site
+
+if TYPE_CHECKING:
+    from .run import Progress
 
 _LIBRARIES = ("signarium", "torch", "transformers", "tokenizers", "duckdb", "numpy")
 
@@ -226,3 +231,49 @@ class Journal:
                 )
             )
         self._late_s = time.perf_counter() - started - inserted
+
+
+Write = Callable[[Session], object]
+
+
+def run_units(
+    journal: Journal,
+    model: schema.Model,
+    device: str,
+    compute: Callable[[int], Write],
+    units: int,
+    progress: Progress,
+    unit: str,
+    sizes: Sequence[int] | None = None,
+    total: int | None = None,
+) -> None:
+    """Run `compute` for each unit of a job that is not committed yet, each a shard of its own.
+
+    `sizes` is how many tokens (or codes) each unit stands for in the record; progress counts them, or units without
+    `sizes`, or, with `total`, what `compute` itself reports.
+    """
+    start = journal.begin(model, device)
+    if total is not None:
+        progress.started(journal.spec.job, total, 0, unit)
+    else:
+        done = start if sizes is None else sum(sizes[:start])
+        progress.started(journal.spec.job, units if sizes is None else sum(sizes), done, unit)
+    try:
+        with journal:
+            for i in range(start, units):
+                begun = time.perf_counter()
+                write = compute(i)
+                took = time.perf_counter() - begun
+                size = 0 if sizes is None else sizes[i]
+                journal.submit(Shard(i, 1, size, 0.0, took, took, write))
+                if total is None:
+                    progress.computed(1 if sizes is None else size)
+    except Exception as error:
+        # The error itself matters more than its record, for which a full disk may have no room.
+        with suppress(Exception):
+            journal.fail(
+                error.what if isinstance(error, SignariumError) else f"{type(error).__name__}: {error}"
+            )
+        raise
+    journal.finish(True)
+    progress.ended()

@@ -87,6 +87,59 @@ def add_feature(session: Session, feature_id: int = 17, **other: object) -> None
     bulk.insert(session, schema.feature_state_row, state)
 
 
+def add_causes(session: Session, feature_id: int = 17) -> None:
+    """Of that feature two writers, coalitions of two sizes, a token up and one down, and two flips; a neuron in words."""
+    one = [feature_id]
+    writers = {
+        "feature_id": one * 2,
+        "layer": [0, 0],
+        "neuron": [5, 2],
+        "rank": [1, 2],
+        "polarity": [1, -1],
+        "agreement": [1.0, 2 / 3],
+    }
+    bulk.insert(session, schema.writer_row, writers)
+    coalitions = {
+        "feature_id": one * 2,
+        "layer": [0, 0],
+        "k": [1, 10],
+        "agreement": [1.0, 0.8],
+        "agreement_split_half": [0.6, 0.5],
+        "agreement_random": [0.9, 0.95],
+    }
+    bulk.insert(session, schema.coalition_row, coalitions)
+    for subject, item, source in (("feature", feature_id, "float"), ("neuron", 5, "sign")):
+        words = {
+            "run_id": ["features"] * 2,
+            "site_id": ["s0"] * 2,
+            "subject": [subject] * 2,
+            "item": [item] * 2,
+            "source": [source] * 2,
+            "direction": ["up", "down"],
+            "rank": [1, 1],
+            "token_id": [3, 4],
+            "logit": np.array([2.5, -1.5], np.float32),
+        }
+        bulk.insert(session, schema.projection_row, words)
+    flips = {
+        "run_id": ["features"] * 2,
+        "feature_id": one * 2,
+        "site_id": ["s0"] * 2,
+        "arm": ["away", "random"],
+        "dose": [1.0, 1.0],
+        "at_norm": ["own", "away"],
+        "norm": [3.0, 3.0],
+        "own_logit_change": [-2.0, -0.5],
+        "other_logit_change": [-0.25, -0.5],
+        "kl": [0.5, 0.25],
+        "n": [12, 12],
+        "own_std_error": [0.1, 0.1],
+        "other_std_error": [0.1, 0.1],
+        "kl_std_error": pa.array([None, None], pa.float64()),
+    }
+    bulk.insert(session, schema.flip_row, flips)
+
+
 def run(run_id: str, job: str = "types") -> schema.Run:
     return schema.Run(
         run_id=run_id,
@@ -196,6 +249,7 @@ def _fill(path: Path) -> Small:
         bulk.insert_figures(session, "states", [figure])
         session.add(run("features", "categories"))
         add_feature(session)
+        add_causes(session)
         parts = [
             bulk.code_columns(i, items[i], np.ones(len(items[i]), np.float32), codes[i])
             for i in sets.values()

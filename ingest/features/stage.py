@@ -7,9 +7,7 @@ scratch files); `context` sends a sample of the text through the model; `feature
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +19,9 @@ from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
 from ...catalog.codes import n_bytes
-from ...catalog.errors import InvalidInput, SignariumError
+from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest, short_id
-from ..journal import Journal, RunSpec, Shard
+from ..journal import Journal, RunSpec, run_units
 from ..plan import JobPlan, Known, model_row
 from . import anchors, categories, context, controls, discovery, sweep
 from .bits import TypeBits, rng
@@ -327,31 +325,18 @@ class Stage:
 
         With `tokens` there is one unit, which counts them itself.
         """
-        journal = Journal(self.path, spec)
         self.changed = True
-        start = journal.begin(model_row(self.model, self.known.name), str(self.model.device))
-        if tokens is None:
-            progress.started(spec.job, units, start, unit)
-        else:
-            progress.started(spec.job, tokens, 0)
-        try:
-            with journal:
-                for i in range(start, units):
-                    begun = time.perf_counter()
-                    write = compute(i)
-                    took = time.perf_counter() - begun
-                    journal.submit(Shard(i, 1, tokens or 0, 0.0, took, took, write))
-                    if tokens is None:
-                        progress.computed(1)
-        except Exception as error:
-            # The error itself matters more than its record, for which a full disk may have no room.
-            with suppress(Exception):
-                journal.fail(
-                    error.what if isinstance(error, SignariumError) else f"{type(error).__name__}: {error}"
-                )
-            raise
-        journal.finish(True)
-        progress.ended()
+        run_units(
+            Journal(self.path, spec),
+            model_row(self.model, self.known.name),
+            str(self.model.device),
+            compute,
+            units,
+            progress,
+            unit,
+            None if tokens is None else [tokens],
+            tokens,
+        )
 
     # ---- text ----
 

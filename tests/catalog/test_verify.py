@@ -133,6 +133,39 @@ BROKEN = {
             "statistics without their site": small.WIDTH,
             "measurements without their site": 1,
             "features without their site": 1,
+            "projections without their site": 4,
+            "flips without their site": 2,
+        },
+    ),
+    "feature": (
+        "DELETE FROM feature_row",
+        {
+            "members without their feature": 3,
+            "types without their feature": 1,
+            "states without their feature": 1,
+            "writers without their feature": 2,
+            "coalitions without their feature": 2,
+            "flips without their feature": 2,
+        },
+    ),
+    "doubled causes": (
+        "INSERT INTO writer_row SELECT * FROM writer_row WHERE rank = 1; "
+        "INSERT INTO coalition_row SELECT * FROM coalition_row; "
+        "INSERT INTO projection_row SELECT * FROM projection_row WHERE subject = 'neuron'; "
+        "INSERT INTO flip_row SELECT * FROM flip_row WHERE arm = 'away'",
+        {
+            "writers stored twice": 1,
+            "coalitions stored twice": 2,
+            "projections stored twice": 2,
+            "flips stored twice": 1,
+        },
+    ),
+    "run of causes": (
+        "DELETE FROM run WHERE run_id = 'features'",
+        {
+            "features without their run": 1,
+            "projections without their run": 4,
+            "flips without their run": 2,
         },
     ),
     "shard": ("DELETE FROM shard WHERE run_id = 'types'", {COUNT: 2}),

@@ -26,6 +26,12 @@ PROMISED = {
     "feature_members": "feature_id, part, token_id, token",
     "feature_types": "feature_id, rank, token_id, token, agreement",
     "feature_states": "feature_id, rank, state_id, document_id, position, token, context, agreement",
+    "neurons": "model, layer, neuron, norm, code",
+    "unembedding": "model, token_id, token, norm, code",
+    "writers": "feature_id, layer, neuron, rank, polarity, agreement",
+    "coalitions": "feature_id, layer, k, agreement, agreement_split_half, agreement_random",
+    "projections": "subject, subject_id, model, site, source, direction, rank, token_id, token, logit",
+    "flips": "run_id, feature_id, site, arm, dose, at_norm, norm, own_logit_change, other_logit_change, kl, n",
     "measurements": "run_id, model, site, subject, subject_id, metric, control, split, value, n, seed",
     "evidence": "claim_id, source, claim, metric, published, model, value, control, control_value, verdict",
 }
@@ -48,11 +54,18 @@ ROWS = {
     "feature_members": 3,
     "feature_types": 1,
     "feature_states": 1,
+    "neurons": 0,
+    "unembedding": 0,
+    "writers": 2,
+    "coalitions": 2,
+    "projections": 4,
+    "flips": 2,
     "measurements": 1,
     "evidence": sum(len(one.centres) * len(one.judged) for one in claims.CLAIMS),
 }
 MORE = {
     "features": "p_value, threshold, n_members, repeats, best_dim, agreement_mean, agreement_std, run_id",
+    "flips": "own_std_error, other_std_error, kl_std_error",
     "measurements": "std_error",
     "evidence": "site, centre",
 }

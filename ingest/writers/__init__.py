@@ -1,0 +1,1 @@
+"""Which neurons write a feature, and what they say in words."""
