@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from .features.stage import Options, Stage
     from .model import LoadedModel
     from .types import Also
+    from .writers.neurons import NeuronStage
+    from .writers.stage import WriterStage
 
-STAGES = ("types", "states", "features")
+STAGES = ("types", "states", "features", "neurons", "writers")
 DEFAULT_STAGES = STAGES
 CONTEXT = 256
 
@@ -145,7 +147,7 @@ def ingest(
     """Run `model` over its vocabulary and over `text`, and leave its sign codes and features in the catalogue at `db`.
 
     What is there already is left alone, and an earlier try that was cut short is gone on with. `stages`
-    defaults to types, states if there is a text, and features. See `signarium ingest --help` for the options.
+    defaults to all, states only if there is a text. See `signarium ingest --help` for the options.
 
     Raises:
         SignariumError: one of its subclasses, for anything that the caller can mend.
@@ -204,6 +206,7 @@ def ingest(
             revision,
             dry_run,
             progress,
+            stages is not None,
         )
 
 
@@ -244,6 +247,7 @@ def _ingest(
     revision: str | None,
     dry_run: bool,
     progress: Progress,
+    asked: bool,
 ) -> Report:
     from .model import load_model
 
@@ -276,7 +280,16 @@ def _ingest(
 
         typed = [one.name for one in sites] if "types" in stages else list(known.means)
         stage = Stage(path, model, known, sites, typed, features)
-    estimate = _estimate(path, model, known, plans, stage, tuple(one.name for one in sites))
+    neurons = writers = None
+    if "neurons" in stages:
+        from .writers.neurons import NeuronStage
+
+        neurons = NeuronStage(path, model, known, asked)
+    if "writers" in stages:
+        from .writers.stage import WriterStage
+
+        writers = WriterStage(path, model, known, stage.n_features if stage is not None else 0, asked)
+    estimate = _estimate(path, model, known, plans, stage, neurons, writers, tuple(one.name for one in sites))
     progress.planned(estimate)
     report = Report(known.name, estimate, dry_run)
     needed = estimate.stored_bytes + estimate.scratch_bytes
@@ -317,8 +330,13 @@ def _ingest(
             _text_runs(path, model), batch_tokens or default_batch_tokens(model.device), progress
         )
         report.runs += made
-        report.notes += stage.notes
-        report.already = report.already and not stage.changed
+    for later in (neurons, writers):
+        if later is not None:
+            report.runs += later.run(progress)
+    for done in (stage, neurons, writers):
+        if done is not None:
+            report.notes += done.notes
+            report.already = report.already and not done.changed
     progress.loading("building indexes")
     report.notes += index.build_all(path, model_id(model))
     _settle(path)
@@ -370,9 +388,12 @@ def _estimate(
     known: Known,
     plans: Sequence[JobPlan],
     stage: Stage | None,
+    neurons: NeuronStage | None,
+    writers: WriterStage | None,
     sites: tuple[str, ...],
 ) -> Estimate:
     todo = [plan for plan in plans if not plan.done]
+    later = [one for one in (stage, neurons, writers) if one is not None]
     fresh = 0 if path.exists() else EMPTY_BYTES
     return Estimate(
         model=known.name,
@@ -380,12 +401,13 @@ def _estimate(
         sites=sites,
         tokens=sum(plan.tokens - plan.tokens_done for plan in todo)
         + (stage.tokens(todo) if stage is not None else 0),
-        rows=sum(plan.rows for plan in todo),
+        rows=sum(plan.rows for plan in todo) + (neurons.rows if neurons is not None else 0),
         features=stage.n_features if stage is not None else 0,
-        catalogue_bytes=(fresh if todo else 0)
+        catalogue_bytes=(fresh if todo or later else 0)
         + sum(plan.catalogue_bytes for plan in todo)
-        + (stage.catalogue_bytes if stage is not None else 0),
-        index_bytes=sum(plan.index_bytes for plan in todo),
+        + sum(one.catalogue_bytes for one in later),
+        index_bytes=sum(plan.index_bytes for plan in todo)
+        + (neurons.index_bytes if neurons is not None else 0),
         scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0)
         + (stage.scratch_bytes if stage is not None else 0),
         free_bytes=shutil.disk_usage(path.resolve().parent).free,

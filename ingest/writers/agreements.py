@@ -1,0 +1,193 @@
+"""Agreement of sign patterns with the signs that neurons write, in whole counts of dimensions.
+
+A neuron's write direction is its column of the FFN's last linear map; its sign bit at a dimension is 1 iff the weight
+is above zero (Bag of Dims, section 9; zero counts as negative, section 11). Everything is a matrix product of signs
++-1 with patterns -1/0/1: agreeing less disagreeing dimensions, exact in float32 up to 2**24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..features.bits import Counts, Patterns, count_type
+
+Signs = NDArray[np.int8]
+"""1 or -1, (neurons, width)."""
+Weights = NDArray[np.float32]
+BLOCK_BYTES = 64 << 20
+"""What any one block of signs or of products may take, as float32."""
+WRITERS = 50
+"""Writers kept of each feature."""
+FILTERS = {"top_half": 2, "top_quarter": 4}
+"""Magnitude filters: at how many of a neuron's dimensions, as width / this, its weights are large enough to count."""
+LEAST = 20
+"""Dimensions that a filter has to leave of a feature for the neuron to count; all of them, of a smaller feature."""
+
+
+def signs(weights: Tensor) -> Signs:
+    """1 where a weight is above zero, else -1: int8 of the same shape. -0.0 and NaN are not above zero."""
+    return _signs((weights.detach() > 0).cpu().numpy())
+
+
+def floats(weights: Tensor) -> Weights:
+    """The weights themselves, in main memory; no dtype of a model has values that float32 lacks but float64."""
+    return weights.detach().to("cpu", torch.float32).numpy()
+
+
+def shuffled(block: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+    """`block` (neurons, width), each neuron's entries permuted among the dimensions by a permutation of its own."""
+    return generator.permuted(block, axis=1)
+
+
+def coins(n_neurons: int, width: int, generator: np.random.Generator) -> Signs:
+    """Fair-coin signs, (n_neurons, width): what Gaussian weights of that shape have."""
+    bits = np.frombuffer(generator.bytes(-(-n_neurons * width // 8)), np.uint8)
+    return _signs(np.unpackbits(bits, count=n_neurons * width).reshape(n_neurons, width))
+
+
+def _signs(bits: NDArray[np.bool_] | NDArray[np.uint8]) -> Signs:
+    """0/1 or False/True as -1/1, in place."""
+    made = bits.view(np.int8)
+    made *= 2
+    made -= 1
+    return made
+
+
+def loud(weights: Weights, part: int) -> NDArray[np.bool_]:
+    """Where a neuron's |weight| is at least its own ceil(width / part)-th largest: bool (neurons, width).
+
+    For part 2 these are the dimensions at or above the median of the neuron's |weights|, for part 4 at or above the
+    upper quartile; equal magnitudes at the limit all count.
+    """
+    width = weights.shape[1]
+    magnitude = np.abs(weights)
+    place = width - -(-width // part)
+    return magnitude >= np.partition(magnitude, place, axis=1)[:, place, None]
+
+
+@dataclass(frozen=True)
+class Writers:
+    """The best neurons of features, each (features, k): number, whether in polarity 1, and the count of dimensions
+    on which the neuron, in that polarity, agrees."""
+
+    neuron: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    count: NDArray[np.int64]
+
+
+def top_writers(counts: Counts, n_dims: NDArray[np.int64], k: int = WRITERS) -> Writers:
+    """The `k` neurons (all, if fewer) whose agreement or disagreement with a feature is highest.
+
+    `counts` (features, neurons) as `Agreements.counts` gives them. Ties go to the lower neuron number; an exact half
+    is polarity 1.
+    """
+    parts = []
+    for first in steps(len(counts), 8 * counts.shape[1]):
+        own = counts[first]
+        n = n_dims[first, None].astype(counts.dtype)
+        best = np.maximum(own, n - own)
+        neuron = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        chosen = np.take_along_axis(own, neuron, 1)
+        parts.append((neuron, 2 * chosen.astype(np.int64) >= n, np.take_along_axis(best, neuron, 1)))
+    neuron, positive, count = (np.concatenate(one) for one in zip(*parts, strict=True))
+    return Writers(neuron, positive, count.astype(np.int64))
+
+
+class Agreements:
+    """Features, ready to be held against one block of neurons after another."""
+
+    def __init__(self, patterns: Patterns) -> None:
+        self.patterns = patterns
+        self._signed = patterns.weights.T.contiguous()
+        # Made once: the system hands out fresh pages more slowly than they are filled.
+        self._spaces: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.patterns)
+
+    def counts(self, block: Signs) -> Counts:
+        """Registered dimensions at which each neuron has the expected sign: (features, neurons)."""
+        n_dims = self.patterns.n_dims.astype(np.float32)[:, None]
+        out = np.empty((len(self), len(block)), count_type(block.shape[1]))
+        for some, product in self._products(block):
+            product += n_dims
+            product *= 0.5
+            out[:, some] = product
+        return out
+
+    def extremes(self, block: Signs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The highest and the lowest of a feature's `counts` over the neurons, (features,) each."""
+        high = np.full(len(self), -np.inf, np.float32)
+        low = np.full(len(self), np.inf, np.float32)
+        for _, product in self._products(block):
+            np.maximum(high, product.max(1), out=high)
+            np.minimum(low, product.min(1), out=low)
+        n_dims = self.patterns.n_dims
+        return (high.astype(np.int64) + n_dims) // 2, (low.astype(np.int64) + n_dims) // 2
+
+    def excess(self, weights: Weights, part: int | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The best of (agreeing - disagreeing) / counted dimensions over the neurons, in polarity 1 and in the other;
+        (features,) each, never below 0.
+
+        Agreement a is an excess of 2a - 1. `part` is a filter: only dimensions where the neuron is `loud` count, and
+        a neuron only where at least `LEAST` of the feature's dimensions are left (all, of a feature with fewer): a
+        share of a handful is easily 1. None counts all dimensions, so that every neuron counts. Whole numbers below
+        2**24 are divided once, so a quotient equals a threshold written in float32 exactly when the numbers do.
+        """
+        n_dims = self.patterns.n_dims
+        positive = _signs(weights > 0)
+        zeros = np.zeros(len(self), np.float32)
+        if part is None:
+            high, low = self.extremes(positive)
+            n = np.maximum(n_dims, 1).astype(np.float32)
+            most, least = ((2 * one - n_dims).astype(np.float32) / n for one in (high, low))
+            return np.maximum(most, zeros), np.maximum(-least, zeros)
+        enough = np.clip(n_dims, 1, LEAST).astype(np.float32)[:, None]
+        most, least = zeros.copy(), zeros.copy()
+        registered = self._signed.abs()
+        for some in self._steps(positive):
+            counted = loud(weights[some], part)
+            product = self._product(self._signed, positive[some] * counted, "signed")
+            left = self._product(registered, counted.view(np.int8), "left")
+            # Over infinitely many it is 0, and no best.
+            left[left < enough] = np.inf
+            product /= left
+            np.maximum(most, product.max(1), out=most)
+            np.minimum(least, product.min(1), out=least)
+        return most, -least
+
+    def _steps(self, block: Signs) -> Iterator[slice]:
+        return steps(len(block), 4 * max(block.shape[1], len(self)))
+
+    def _products(self, block: Signs) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """(neurons, agreeing less disagreeing dimensions (features, neurons)): overwritten by the next one."""
+        for some in self._steps(block):
+            yield some, self._product(self._signed, block[some], "signed")
+
+    def _product(self, rows: Tensor, block: Signs, space: str) -> NDArray[np.float32]:
+        """`rows` (features, width) times the transposed block, in a space that the next one of its name overwrites."""
+        size = len(self) * len(block)
+        held = self._spaces.get(space)
+        if held is None or len(held) < size:
+            held = self._spaces[space] = torch.empty(size)
+        product = held[:size].view(len(self), len(block))
+        torch.mm(rows, torch.from_numpy(block.astype(np.float32)).T, out=product)
+        return product.numpy()
+
+
+def above(excess: NDArray[np.float32], tenths: int) -> NDArray[np.bool_]:
+    """Where an agreement, given as `Agreements.excess`, is above `tenths` / 10."""
+    return excess > np.float32(2 * tenths - 10) / np.float32(10)
+
+
+def steps(n: int, row_bytes: int) -> Iterator[slice]:
+    """`n` rows in pieces of at most `BLOCK_BYTES`, but at least 64 rows."""
+    step = max(64, BLOCK_BYTES // row_bytes)
+    return (slice(first, min(first + step, n)) for first in range(0, n, step))

@@ -1,0 +1,340 @@
+"""The stage `writers` at one site: the neurons of the block behind it that write its features, and all controls.
+
+Every figure is measured with the trained weights and, in the very same way, with weights that know nothing of the
+features: `column_shuffled` (each neuron's own weights permuted among the dimensions), `gaussian` or `fair_coin`
+(drawn, same shape). Draws hang on the seed, a name and the block, not on the site or on the other features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...catalog.bulk import Figure
+from ...catalog.errors import InvalidInput, SiteError
+from ..features.bits import Patterns, rng
+from ..features.rows import site_figure
+from . import agreements, coalitions
+from .agreements import (
+    FILTERS,
+    WRITERS,
+    Agreements,
+    Signs,
+    Weights,
+    Writers,
+    above,
+    coins,
+    floats,
+    shuffled,
+    signs,
+)
+from .coalitions import KS
+
+TENTHS = (6, 7, 8)
+"""Agreements that the paper counts neurons above, in tenths."""
+Floats = NDArray[np.float64]
+Values = dict[tuple[str, str, str], Floats]
+"""(features,) by (metric, control, split)."""
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Features of one kind ("category", "discovered") and centre ("zero", "mean"), with their ids (features,)."""
+
+    kind: str
+    centre: str
+    ids: NDArray[np.int64]
+    patterns: Patterns
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.patterns):
+            raise InvalidInput(f"{len(self.ids)} ids and {len(self.patterns)} patterns do not match")
+
+
+@dataclass
+class Measured:
+    """What a site leaves: columns of `schema.writer_row` and `schema.coalition_row`, and figures about all of it."""
+
+    writers: dict[str, Any]
+    coalitions: dict[str, Any]
+    figures: list[Figure] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The best neuron of every block: agreeing dimensions, int64 (blocks, features), at `layers` (blocks,).
+
+    `high` is the most, `low` the fewest, so that the best in either polarity is max(high, n_dims - low).
+    """
+
+    layers: NDArray[np.int64]
+    high: NDArray[np.int64]
+    low: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, layers: Sequence[int], found: Sequence[Pair]) -> Extremes:
+        """From what `Agreements.extremes` gave for each of `layers`."""
+        high, low = (np.array([one[i] for one in found]) for i in (0, 1))
+        return cls(np.array(layers), high, low)
+
+    def best(self, n_dims: NDArray[np.int64], either: bool) -> NDArray[np.int64]:
+        """Dimensions, (blocks, features), that the best neuron has right, in polarity 1 or in `either`."""
+        return np.maximum(self.high, n_dims - self.low) if either else self.high
+
+
+def measure_site(
+    directions: Callable[[int], Tensor],
+    n_layers: int,
+    layer: int,
+    groups: Sequence[Group],
+    site_id: str,
+    seed: int,
+    ks: Sequence[int] = KS,
+) -> Measured:
+    """Writers and coalitions of all features at `resid_post.<layer>`, and what they are compared with.
+
+    `directions(block)`, [neurons, width] as `LoadedModel.ffn_directions` gives it, is asked for one block at a time.
+    Blocks that raise SiteError are left out of the comparison of blocks, but for the site's own. Features without a
+    dimension have no writers and are left out.
+
+    The figures, subject a group's kind and subject_id its centre:
+
+    - `writer_above_0.60`, `_0.70`, `_0.80`: share of features with a neuron of the own block above that agreement;
+      controls column_shuffled, gaussian. Suffix `_top_half`, `_top_quarter`: only dimensions count at which the
+      neuron's weight is among its own largest half or quarter (`agreements.loud`), and only neurons to which that
+      leaves 20 dimensions of the feature (all, of a feature with fewer); a feature without one has none above.
+    - `writer_best`: mean over features of the best agreement in the own block; controls other_blocks (the best of
+      each other block, their mean), next_blocks (the blocks before and after), column_shuffled, gaussian. Each block
+      has its best picked from as many neurons: a neuron picked here and read there would be at 0.5 anyway.
+    - `own_block_share`: share of features whose best neuron of all blocks is in the own one, strictly; controls
+      chance (1 / blocks), column_shuffled.
+    - `coalition_K`: mean over features of the share that the vote of the best K neurons gets right;
+      `coalition_K_median`: the paper's median, without a standard error. Controls fair_coin, column_shuffled,
+      random_pattern (the same weights and dimensions, expected signs drawn). Split `in_sample` is the paper's
+      procedure; `held_out` ranks on one half of the dimensions and scores on the other.
+
+    Suffix `_either` means in either polarity. A control's standard error is that of its difference to the figure.
+
+    Raises:
+        SiteError: if the own block has no single last FFN map.
+        InvalidInput: if patterns are not as wide as what neurons write.
+    """
+    weights = floats(directions(layer))
+    n_neurons, width = weights.shape
+    if any(one.patterns.mask.shape[1] != width for one in groups):
+        raise InvalidInput(f"the neurons of block {layer} write {width} dimensions, the patterns have others")
+    ids, of, patterns = _together(groups, width)
+    sizes = coalitions.sizes(n_neurons, ks)
+    if not len(ids):
+        return Measured(*_columns(ids, layer, None, patterns, sizes, {}), [])
+    held = Agreements(patterns)
+    values: Values = {}
+    blocks: dict[str, Signs] = {}
+    for control, one in _variants(weights, layer, seed):
+        values |= shares(held, one, control)
+        blocks[control] = signs(torch.from_numpy(one))
+    del weights, one
+    gaussian = held.extremes(blocks["gaussian"])
+    values |= over_layers(held, layer, *best_of_blocks(held, directions, n_layers, layer, seed), gaussian)
+    writers = agreements.top_writers(held.counts(blocks["none"]), patterns.n_dims, WRITERS)
+    curves = coalition_curves(held, ids, blocks, rng(seed, "fair_coin", layer), sizes, seed)
+    figures = [
+        figure
+        for g, group in enumerate(groups)
+        if (of == g).any()
+        for figure in _figures(site_id, group, of == g, values, curves, sizes, seed)
+    ]
+    return Measured(*_columns(ids, layer, writers, patterns, sizes, curves), figures)
+
+
+def shares(held: Agreements, weights: Weights, control: str) -> Values:
+    """Which features have a neuron above each agreement, by filter and polarity; see `measure_site`."""
+    values: Values = {}
+    for name, part in (("", None), *((f"_{name}", part) for name, part in FILTERS.items())):
+        high, low = held.excess(weights, part)
+        for tenths in TENTHS:
+            metric = f"writer_above_0.{tenths}0{name}"
+            for ending, excess in (("", high), ("_either", np.maximum(high, low))):
+                values[metric + ending, control, "in_sample"] = above(excess, tenths).astype(float)
+    return values
+
+
+def best_of_blocks(
+    held: Agreements, directions: Callable[[int], Tensor], n_layers: int, layer: int, seed: int | None
+) -> tuple[Extremes, Extremes]:
+    """The best of every block that has directions, trained and column-shuffled (without a seed: none of these).
+
+    Raises:
+        SiteError: if block `layer` has none.
+    """
+    layers: list[int] = []
+    trained: list[Pair] = []
+    permuted: list[Pair] = []
+    for i in range(n_layers):
+        try:
+            block = signs(directions(i))
+        except SiteError:
+            if i == layer:
+                raise
+            continue
+        layers.append(i)
+        trained.append(held.extremes(block))
+        if seed is not None:
+            # The permutation hangs on the shape alone, so these are the signs of the shuffled weights.
+            permuted.append(held.extremes(shuffled(block, rng(seed, "column_shuffled", i))))
+    return Extremes.of(layers, trained), Extremes.of(layers, permuted)
+
+
+def over_layers(
+    held: Agreements,
+    layer: int,
+    trained: Extremes,
+    permuted: Extremes,
+    gaussian: Pair,
+) -> Values:
+    """`writer_best` and `own_block_share`, with and without `_either`; see `measure_site`."""
+    values: Values = {}
+    n_dims = held.patterns.n_dims
+    own = trained.layers == layer
+    beside = abs(trained.layers - layer) == 1
+    for ending in ("", "_either"):
+        either = bool(ending)
+        counts, others = trained.best(n_dims, either), permuted.best(n_dims, either)
+        drawn = np.maximum(gaussian[0], n_dims - gaussian[1]) if either else gaussian[0]
+        metric = f"writer_best{ending}"
+        values[metric, "none", "in_sample"] = counts[own][0] / n_dims
+        for control, blocks in (("other_blocks", ~own), ("next_blocks", beside)):
+            if blocks.any():
+                values[metric, control, "in_sample"] = counts[blocks].mean(0) / n_dims
+        values[metric, "column_shuffled", "in_sample"] = others[own][0] / n_dims
+        values[metric, "gaussian", "in_sample"] = drawn / n_dims
+        if len(own) < 2:
+            continue
+        metric = f"own_block_share{ending}"
+        for control, one in (("none", counts), ("column_shuffled", others)):
+            strictly = one[own][0] > one[~own].max(0)
+            values[metric, control, "in_sample"] = strictly.astype(float)
+        values[metric, "chance", "in_sample"] = np.full(len(held), 1 / len(own))
+    return values
+
+
+def coalition_curves(
+    held: Agreements,
+    ids: NDArray[np.int64],
+    blocks: dict[str, Signs],
+    generator: np.random.Generator,
+    ks: Sequence[int],
+    seed: int,
+) -> dict[tuple[str, str], Floats]:
+    """Shares right, (features, K), by (control, split); see `measure_site`.
+
+    `blocks`: the signs (neurons, width) of the trained weights, "none", and of the shuffled ones.
+    """
+    patterns = held.patterns
+    parts = coalitions.halves(patterns, ids, seed)
+    random = coalitions.random_patterns(patterns, ids, seed)
+    # A random expectation on the same halves: only the signs differ.
+    random_parts = tuple(Patterns(part.mask, random.polarity) for part in parts)
+    fair = coins(len(blocks["none"]), patterns.mask.shape[1], generator)
+    curves: dict[tuple[str, str], Floats] = {}
+    for control, block, whole, halves in (
+        ("none", blocks["none"], held, parts),
+        ("fair_coin", fair, held, parts),
+        ("column_shuffled", blocks["column_shuffled"], held, parts),
+        ("random_pattern", blocks["none"], Agreements(random), random_parts),
+    ):
+        curves[control, "in_sample"] = coalitions.curve(whole, whole.patterns, block, ks)
+        curves[control, "held_out"] = coalitions.split_half((halves[0], halves[1]), block, ks)
+    return curves
+
+
+def _variants(weights: Weights, layer: int, seed: int) -> Iterator[tuple[str, Weights]]:
+    """The weights and what they are compared with, one at a time: they are large."""
+    yield "none", weights
+    yield "column_shuffled", shuffled(weights, rng(seed, "column_shuffled", layer))
+    yield "gaussian", rng(seed, "gaussian", layer).standard_normal(weights.shape, np.float32)
+
+
+def _together(groups: Sequence[Group], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Patterns]:
+    """Ids, the number of the group, and patterns of all features that have a dimension."""
+    ids = np.concatenate([np.zeros(0, np.int64), *(one.ids for one in groups)])
+    of = np.repeat(np.arange(len(groups)), [len(one.ids) for one in groups])
+    empty = np.zeros((0, width), bool)
+    mask = np.concatenate([empty, *(one.patterns.mask for one in groups)])
+    polarity = np.concatenate([empty, *(one.patterns.polarity for one in groups)])
+    some = mask.any(1)
+    return ids[some], of[some], Patterns(mask[some], polarity[some])
+
+
+def _figures(
+    site_id: str,
+    group: Group,
+    own: NDArray[np.bool_],
+    values: Values,
+    curves: dict[tuple[str, str], Floats],
+    ks: Sequence[int],
+    seed: int,
+) -> Iterator[Figure]:
+    """Means over a group's features, and the medians of its coalitions."""
+    every = values | {
+        (f"coalition_{k}", control, split): curve[:, i]
+        for (control, split), curve in curves.items()
+        for i, k in enumerate(ks)
+    }
+    for (metric, control, split), of_all in every.items():
+        one = of_all[own]
+        paired = None if control == "none" else every[metric, "none", split][own] - one
+        yield site_figure(
+            site_id, group.kind, group.centre, metric, control, split, one, seed, paired
+        )  # fmt: skip
+        known = one[np.isfinite(one)]
+        if metric.startswith("coalition_") and len(known):
+            middle = float(np.median(known))
+            yield Figure(
+                site_id, group.kind, group.centre, f"{metric}_median", control, split, middle, len(known), seed
+            )  # fmt: skip
+
+
+def _columns(
+    ids: NDArray[np.int64],
+    layer: int,
+    writers: Writers | None,
+    patterns: Patterns,
+    ks: Sequence[int],
+    curves: dict[tuple[str, str], Floats],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Columns of `schema.writer_row` and of `schema.coalition_row`; of no rows where there is nothing."""
+    n_dims = patterns.n_dims[:, None]
+    if writers is None:
+        none = np.zeros((0, 0), np.int64)
+        writers = Writers(none, none.astype(bool), none)
+    n, kept = writers.neuron.shape
+    nothing = np.zeros((n, len(ks)))
+    columns = {
+        "feature_id": np.repeat(ids, kept),
+        "layer": np.full(n * kept, layer, np.int32),
+        "neuron": writers.neuron.astype(np.int32).ravel(),
+        "rank": np.tile(np.arange(1, kept + 1, dtype=np.int32), n),
+        "polarity": np.where(writers.positive, 1, -1).astype(np.int32).ravel(),
+        "agreement": (writers.count / n_dims).ravel(),
+    }
+    votes = {
+        "feature_id": np.repeat(ids, len(ks)),
+        "layer": np.full(n * len(ks), layer, np.int32),
+        "k": np.tile(np.array(ks, np.int32), n),
+        "agreement": curves.get(("none", "in_sample"), nothing).ravel(),
+        # NaN, where a feature has one dimension, becomes NULL.
+        "agreement_split_half": pa.array(
+            curves.get(("none", "held_out"), nothing).ravel(), pa.float64(), from_pandas=True
+        ),
+        "agreement_random": curves.get(("fair_coin", "in_sample"), nothing).ravel(),
+    }
+    return columns, votes

@@ -1,0 +1,232 @@
+"""The stage `writers`: which neurons write the features of `resid_post` sites, and what those features say in words.
+
+One job, `writers`, a shard a site. It covers all features of the runs that it names; later features are a run of
+their own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...catalog import bulk, schema, store
+from ...catalog.bulk import code_matrix
+from ...catalog.codes import n_bytes, unpack
+from ...catalog.errors import InvalidInput, ModelError, SiteError
+from ...catalog.ids import short_id
+from ..features.bits import Patterns
+from ..journal import Journal, RunSpec, Write, run_units
+from ..loaded import LoadedModel
+from ..plan import Known, model_row
+from ..sites import Site
+from . import words
+from .measure import KS, WRITERS, Group, measure_site
+from .neurons import WORD_BYTES
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..run import Progress
+
+_SOURCES = ("categories", "discovery")
+"""The jobs that make features."""
+_ROW_BYTES = 14
+"""Of a row of `writer_row` or `coalition_row` in the file."""
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A run of the job: the runs whose features it covers, and its sites in the order of its shards."""
+
+    run_id: str
+    params: dict[str, Any]
+    finished: bool
+
+
+class WriterStage:
+    """What the stage will do; which features there are is known for certain only when it runs.
+
+    `coming` is how many features the stage `features` is about to make.
+
+    Raises:
+        InvalidInput: if the model has no features and will get none, and the stage was asked for.
+    """
+
+    def __init__(
+        self, path: Path, model: LoadedModel, known: Known, coming: int, asked: bool, seed: int = 0
+    ) -> None:
+        self.path, self.model, self.known, self.seed = path, model, known, seed
+        self.notes: list[str] = []
+        self.changed = False
+        self.n_features = coming
+        if path.exists():
+            with store.reading(path) as connection:
+                covered = {one for run in self._old(connection) for one in run.params["features"]}
+                here = connection.execute(
+                    "SELECT f.run_id, count(*) FROM feature_row f JOIN site s USING (site_id) JOIN run r USING (run_id) "
+                    "WHERE s.model_id = ? AND s.point = 'resid_post' GROUP BY ALL",
+                    [known.model_id],
+                ).fetchall()
+            self.n_features += sum(n for run_id, n in here if run_id not in covered)
+            coming += len(here)
+        if asked and not coming:
+            raise InvalidInput(
+                f"writers are sought for features, and {known.name} has none", "add features to --stages"
+            )
+
+    @property
+    def catalogue_bytes(self) -> int:
+        """What it will take in the file, at most."""
+        per_feature = (WRITERS + len(KS)) * _ROW_BYTES + 4 * words.TOP * WORD_BYTES
+        return int(self.n_features * per_feature)
+
+    def run(self, progress: Progress) -> list[str]:
+        """Do all that is missing; the runs' ids."""
+        done = []
+        for spec in self._plan():
+            if not spec.finished:
+                self._job(spec, progress)
+            done.append(spec.run_id)
+        return done
+
+    def _old(self, connection: Any) -> list[_Spec]:
+        rows = connection.execute(
+            "SELECT run_id, params, finished_at IS NOT NULL FROM run WHERE model_id = ? AND job = 'writers' "
+            "ORDER BY started_at, run_id",
+            [self.known.model_id],
+        ).fetchall()
+        return [_Spec(run_id, json.loads(params), finished) for run_id, params, finished in rows]
+
+    def _plan(self) -> list[_Spec]:
+        """Runs that are there, and one for the features that none of them covers."""
+        with store.reading(self.path) as connection:
+            planned = self._old(connection)
+            rows = connection.execute(
+                "SELECT r.run_id, r.params, s.name, s.layer FROM run r JOIN feature_row f USING (run_id) "
+                "JOIN site s USING (site_id) WHERE r.model_id = ? AND r.finished_at IS NOT NULL AND r.job IN "
+                f"({', '.join(repr(one) for one in _SOURCES)}) AND s.point = 'resid_post' AND f.basis = 'standard' "
+                "GROUP BY ALL ORDER BY s.layer, min(r.started_at), r.run_id",
+                [self.known.model_id],
+            ).fetchall()
+        covered = {one for run in planned for one in run.params["features"]}
+        fresh = [row for row in rows if row[0] not in covered]
+        writable, others = [], []
+        for _, _, site, layer in fresh:
+            try:
+                self.model.ffn_directions(layer)
+                writable.append(site)
+            except SiteError:
+                others.append(site)
+        if others:
+            self.notes.append(
+                f"no writers at {', '.join(dict.fromkeys(others))}: no single last FFN map there"
+            )
+        fresh = [row for row in fresh if row[2] in writable]
+        if fresh:
+            sources = sorted({row[0] for row in fresh})
+            params = {"features": sources, "sites": list(dict.fromkeys(writable)), "seed": self.seed}
+            own = [json.loads(row[1]).get("categories", "the pack") for row in fresh]
+            # Categories of one's own stand behind those of the pack in `evidence`.
+            params["categories"] = next((one for one in own if one != "the pack"), "the pack")
+            planned.append(_Spec(short_id("run", self.known.model_id, "writers", params), params, False))
+        return planned
+
+    def _job(self, spec: _Spec, progress: Progress) -> None:
+        try:
+            vocabulary = words.Vocabulary(self.model)
+        except ModelError as error:
+            vocabulary = None
+            self.notes.append(f"no feature was read in words: {error.what}")
+        sites = spec.params["sites"]
+        self.changed = True
+
+        def compute(i: int) -> Write:
+            groups, stds = self._groups(spec.params["features"], sites[i])
+            site_id = f"{self.known.model_id}/{sites[i]}"
+            measured = measure_site(
+                self.model.ffn_directions,
+                self.model.n_layers,
+                int(sites[i].partition(".")[2]),
+                groups,
+                site_id,
+                self.seed,
+            )
+            figures = list(measured.figures)
+            said = []
+            if vocabulary is not None:
+                for group in groups:
+                    columns, more = self._words(vocabulary, spec.run_id, site_id, group, stds)
+                    said.append(columns)
+                    figures += more
+
+            def write(session: Session) -> None:
+                bulk.insert(session, schema.writer_row, measured.writers)
+                bulk.insert(session, schema.coalition_row, measured.coalitions)
+                for columns in said:
+                    bulk.insert(session, schema.projection_row, columns)
+                bulk.insert_figures(session, spec.run_id, figures)
+
+            return write
+
+        run_units(
+            Journal(self.path, RunSpec(spec.run_id, "writers", spec.params, ())),
+            model_row(self.model, self.known.name),
+            str(self.model.device),
+            compute,
+            len(sites),
+            progress,
+            "sites",
+        )
+
+    def _groups(self, sources: list[str], site: str) -> tuple[list[Group], NDArray[np.float64]]:
+        """The features of those runs at a site by kind and centre, and the std of its dimensions over the types."""
+        listed = ", ".join(f"'{one}'" for one in sources)
+        width = self.model.width_of(Site.from_name(site))
+        with store.reading(self.path) as connection:
+            table = connection.execute(
+                "SELECT f.kind, f.centre, f.feature_id, f.mask, f.polarity FROM feature_row f JOIN site s USING (site_id) "
+                f"WHERE f.run_id IN ({listed}) AND s.model_id = ? AND s.name = ? ORDER BY f.kind, f.centre, f.feature_id",
+                [self.known.model_id, site],
+            ).to_arrow_table()
+            stds = connection.execute(
+                "SELECT d.std FROM dimension_row d JOIN site s USING (site_id) JOIN run r USING (run_id) WHERE s.model_id = ? "
+                "AND s.name = ? AND d.subject = 'type' AND r.finished_at IS NOT NULL ORDER BY r.started_at, r.run_id, d.dim "
+                "LIMIT ?",
+                [self.known.model_id, site, width],
+            ).fetchnumpy()["std"]
+        keys = list(zip(table.column("kind").to_pylist(), table.column("centre").to_pylist(), strict=True))
+        mask, polarity = (
+            unpack(code_matrix(table.column(name), n_bytes(width)), width).astype(np.bool_)
+            for name in ("mask", "polarity")
+        )
+        ids = table.column("feature_id").to_numpy()
+        groups = []
+        for key in dict.fromkeys(keys):
+            some = np.array([one == key for one in keys])
+            groups.append(Group(*key, ids[some], Patterns(mask[some], polarity[some])))
+        return groups, np.asarray(stds, np.float64)
+
+    def _words(
+        self,
+        vocabulary: words.Vocabulary,
+        run_id: str,
+        site_id: str,
+        group: Group,
+        stds: NDArray[np.float64],
+    ) -> tuple[dict[str, Any], list[bulk.Figure]]:
+        """Tokens of each feature: its signs, and its signs times how far each dimension reaches over the types."""
+        code = group.patterns.weights.T.contiguous()
+        real = code * torch.from_numpy(stds).float()
+        found = {"float": vocabulary.project(real), "sign": vocabulary.project(code)}
+        columns = words.rows(run_id, site_id, "feature", group.ids, found)
+        (some,) = words.evenly(words.SAMPLE, [len(group.ids)])
+        figures = words.overlap_figures(
+            vocabulary, real[some], site_id, group.kind, group.centre, self.seed, coded=code[some]
+        )
+        return columns, figures
