@@ -98,7 +98,8 @@ class Vocabulary:
             down, down_logits = _top(logits.neg_(), k)
             parts.append((up, up_logits, down, -down_logits))
         if not parts:
-            return Words(*(np.empty((0, k), kind) for kind in (np.int32, np.float32) * 2))
+            ids, values = np.empty((0, k), np.int32), np.empty((0, k), np.float32)
+            return Words(ids, values, ids, values)
         return Words(*(np.concatenate(one) for one in zip(*parts, strict=True)))
 
     def _logits(self, x: Tensor, out: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ def _parts(words: Words) -> tuple[NDArray[Any], ...]:
 def evenly(n: int, sizes: Sequence[int]) -> list[NDArray[np.int64]]:
     """Places of `n` things, as evenly as may be, among all of groups of `sizes`: those of each group."""
     total = sum(sizes)
-    chosen = np.unique(np.linspace(0, total - 1, min(n, total)).round().astype(np.int64)) if total else []
+    places = np.linspace(0, max(0, total - 1), min(n, total)).round().astype(np.int64)
+    chosen = np.unique(places)
     edges = np.cumsum([0, *sizes])
-    chosen = np.asarray(chosen, np.int64)
     return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in pairwise(edges)]
