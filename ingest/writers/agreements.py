@@ -7,7 +7,7 @@ is above zero (Bag of Dims, section 9; zero counts as negative, section 11). Eve
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ Signs = NDArray[np.int8]
 Weights = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
 """What any one block of signs or of products may take, as float32."""
+Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 WRITERS = 50
 """Writers kept of each feature."""
 FILTERS = {"top_half": 2, "top_quarter": 4}
@@ -100,6 +101,28 @@ def top_writers(counts: Counts, n_dims: NDArray[np.int64], k: int = WRITERS) -> 
     return Writers(neuron, positive, count.astype(np.int64))
 
 
+@dataclass(frozen=True)
+class Extremes:
+    """The best neuron of every block: agreeing dimensions, int64 (blocks, features), at `layers` (blocks,).
+
+    `high` is the most, `low` the fewest, so that the best in either polarity is max(high, n_dims - low).
+    """
+
+    layers: NDArray[np.int64]
+    high: NDArray[np.int64]
+    low: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, layers: Sequence[int], found: Sequence[Pair]) -> Extremes:
+        """From what `Agreements.extremes` gave for each of `layers`."""
+        high, low = (np.array([one[i] for one in found]) for i in (0, 1))
+        return cls(np.array(layers), high, low)
+
+    def best(self, n_dims: NDArray[np.int64], either: bool) -> NDArray[np.int64]:
+        """Dimensions, (blocks, features), that the best neuron has right, in polarity 1 or in `either`."""
+        return np.maximum(self.high, n_dims - self.low) if either else self.high
+
+
 class Agreements:
     """Features, ready to be held against one block of neurons after another."""
 
@@ -122,7 +145,7 @@ class Agreements:
             out[:, some] = product
         return out
 
-    def extremes(self, block: Signs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def extremes(self, block: Signs) -> Pair:
         """The highest and the lowest of a feature's `counts` over the neurons, (features,) each."""
         high = np.full(len(self), -np.inf, np.float32)
         low = np.full(len(self), np.inf, np.float32)

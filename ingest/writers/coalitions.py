@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..features.bits import Counts, Patterns, rng
-from .agreements import Agreements, Signs, steps
+from .agreements import Agreements, Signs, coins, steps
 
 KS = (1, 10, 50, 100, 200, 500, 1000)
 Floats = NDArray[np.float64]
@@ -130,4 +130,35 @@ def split_half(parts: tuple[Patterns, Patterns], block: Signs, ks: Sequence[int]
     one, other = parts
     found = (curve(Agreements(one), other, block, ks) + curve(Agreements(other), one, block, ks)) / 2
     found[(one.n_dims == 0) | (other.n_dims == 0)] = np.nan
+    return found
+
+
+def curves(
+    held: Agreements,
+    ids: NDArray[np.int64],
+    blocks: dict[str, Signs],
+    generator: np.random.Generator,
+    ks: Sequence[int],
+    seed: int,
+) -> dict[tuple[str, str], Floats]:
+    """Shares right, (features, K), by (control, split), in sample and held out.
+
+    `blocks`: the signs (neurons, width) of the trained weights, "none", and of "column_shuffled" ones; `generator`
+    draws the coins, and `ids` (features,) are the keys of what is drawn for a feature.
+    """
+    patterns = held.patterns
+    parts = halves(patterns, ids, seed)
+    random = random_patterns(patterns, ids, seed)
+    # On the same halves: only the expected signs differ.
+    drawn = Patterns(parts[0].mask, random.polarity), Patterns(parts[1].mask, random.polarity)
+    fair = coins(len(blocks["none"]), patterns.mask.shape[1], generator)
+    found: dict[tuple[str, str], Floats] = {}
+    for control, block, whole, split in (
+        ("none", blocks["none"], held, parts),
+        ("fair_coin", fair, held, parts),
+        ("column_shuffled", blocks["column_shuffled"], held, parts),
+        ("random_pattern", blocks["none"], Agreements(random), drawn),
+    ):
+        found[control, "in_sample"] = curve(whole, whole.patterns, block, ks)
+        found[control, "held_out"] = split_half(split, block, ks)
     return found

@@ -26,11 +26,12 @@ from .agreements import (
     FILTERS,
     WRITERS,
     Agreements,
+    Extremes,
+    Pair,
     Signs,
     Weights,
     Writers,
     above,
-    coins,
     floats,
     shuffled,
     signs,
@@ -42,7 +43,6 @@ TENTHS = (6, 7, 8)
 Floats = NDArray[np.float64]
 Values = dict[tuple[str, str, str], Floats]
 """(features,) by (metric, control, split)."""
-Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -66,28 +66,6 @@ class Measured:
     writers: dict[str, Any]
     coalitions: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Extremes:
-    """The best neuron of every block: agreeing dimensions, int64 (blocks, features), at `layers` (blocks,).
-
-    `high` is the most, `low` the fewest, so that the best in either polarity is max(high, n_dims - low).
-    """
-
-    layers: NDArray[np.int64]
-    high: NDArray[np.int64]
-    low: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, layers: Sequence[int], found: Sequence[Pair]) -> Extremes:
-        """From what `Agreements.extremes` gave for each of `layers`."""
-        high, low = (np.array([one[i] for one in found]) for i in (0, 1))
-        return cls(np.array(layers), high, low)
-
-    def best(self, n_dims: NDArray[np.int64], either: bool) -> NDArray[np.int64]:
-        """Dimensions, (blocks, features), that the best neuron has right, in polarity 1 or in `either`."""
-        return np.maximum(self.high, n_dims - self.low) if either else self.high
 
 
 def measure_site(
@@ -145,7 +123,7 @@ def measure_site(
     gaussian = held.extremes(blocks["gaussian"])
     values |= over_layers(held, layer, *best_of_blocks(held, directions, n_layers, layer, seed), gaussian)
     writers = agreements.top_writers(held.counts(blocks["none"]), patterns.n_dims, WRITERS)
-    curves = coalition_curves(held, ids, blocks, rng(seed, "fair_coin", layer), sizes, seed)
+    curves = coalitions.curves(held, ids, blocks, rng(seed, "fair_coin", layer), sizes, seed)
     figures = [
         figure
         for g, group in enumerate(groups)
@@ -224,36 +202,6 @@ def over_layers(
             values[metric, control, "in_sample"] = strictly.astype(float)
         values[metric, "chance", "in_sample"] = np.full(len(held), 1 / len(own))
     return values
-
-
-def coalition_curves(
-    held: Agreements,
-    ids: NDArray[np.int64],
-    blocks: dict[str, Signs],
-    generator: np.random.Generator,
-    ks: Sequence[int],
-    seed: int,
-) -> dict[tuple[str, str], Floats]:
-    """Shares right, (features, K), by (control, split); see `measure_site`.
-
-    `blocks`: the signs (neurons, width) of the trained weights, "none", and of the shuffled ones.
-    """
-    patterns = held.patterns
-    parts = coalitions.halves(patterns, ids, seed)
-    random = coalitions.random_patterns(patterns, ids, seed)
-    # A random expectation on the same halves: only the signs differ.
-    random_parts = tuple(Patterns(part.mask, random.polarity) for part in parts)
-    fair = coins(len(blocks["none"]), patterns.mask.shape[1], generator)
-    curves: dict[tuple[str, str], Floats] = {}
-    for control, block, whole, halves in (
-        ("none", blocks["none"], held, parts),
-        ("fair_coin", fair, held, parts),
-        ("column_shuffled", blocks["column_shuffled"], held, parts),
-        ("random_pattern", blocks["none"], Agreements(random), random_parts),
-    ):
-        curves[control, "in_sample"] = coalitions.curve(whole, whole.patterns, block, ks)
-        curves[control, "held_out"] = coalitions.split_half((halves[0], halves[1]), block, ks)
-    return curves
 
 
 def _variants(weights: Weights, layer: int, seed: int) -> Iterator[tuple[str, Weights]]:
