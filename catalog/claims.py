@@ -288,7 +288,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "8.2", "section 9", "the same, chosen on half of the dimensions and scored on the other: mean", "not run",
         "discovered", "coalition_200", "held_out",
-        (_COINS, _SHUFFLED, Control("random signs for the feature", "random_pattern", "above")), centres=("mean",),
+        (_COINS, _SHUFFLED, Control("the next block's neurons", "later_block", "above")), centres=("mean",),
     ),
     _words("1", "a neuron", "neuron", "", "residual"),
     _words("2", "a feature", "discovered", "mean", "resid_post"),

@@ -143,8 +143,8 @@ def curves(
 ) -> dict[tuple[str, str], Floats]:
     """Shares right, (features, K), by (control, split), in sample and held out.
 
-    `blocks`: the signs (neurons, width) of the trained weights, "none", and of "column_shuffled" ones; `generator`
-    draws the coins, and `ids` (features,) are the keys of what is drawn for a feature.
+    `blocks`: the signs (neurons, width) of the trained weights, "none", and of others by the control's name;
+    `generator` draws the coins, and `ids` (features,) are the keys of what is drawn for a feature.
     """
     patterns = held.patterns
     parts = halves(patterns, ids, seed)
@@ -154,9 +154,8 @@ def curves(
     fair = coins(len(blocks["none"]), patterns.mask.shape[1], generator)
     found: dict[tuple[str, str], Floats] = {}
     for control, block, whole, split in (
-        ("none", blocks["none"], held, parts),
+        *((name, block, held, parts) for name, block in blocks.items()),
         ("fair_coin", fair, held, parts),
-        ("column_shuffled", blocks["column_shuffled"], held, parts),
         ("random_pattern", blocks["none"], Agreements(random), drawn),
     ):
         found[control, "in_sample"] = curve(whole, whole.patterns, block, ks)

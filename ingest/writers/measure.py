@@ -96,7 +96,8 @@ def measure_site(
       chance (1 / blocks), column_shuffled.
     - `coalition_K`: mean over features of the share that the vote of the best K neurons gets right;
       `coalition_K_median`: the paper's median, without a standard error. Controls fair_coin, column_shuffled,
-      random_pattern (the same weights and dimensions, expected signs drawn). Split `in_sample` is the paper's
+      later_block (that of the next block, which writes only behind this site: what the shape of the residual stream
+      alone gives), random_pattern (the same weights and dimensions, expected signs drawn). Split `in_sample` is the paper's
       procedure; `held_out` ranks on one half of the dimensions and scores on the other.
 
     Suffix `_either` means in either polarity. A control's standard error is that of its difference to the figure.
@@ -123,6 +124,9 @@ def measure_site(
     gaussian = held.extremes(blocks["gaussian"])
     values |= over_layers(held, layer, *best_of_blocks(held, directions, n_layers, layer, seed), gaussian)
     writers = agreements.top_writers(held.counts(blocks["none"]), patterns.n_dims, WRITERS)
+    del blocks["gaussian"]
+    if (later := _later_block(directions, layer, n_layers, n_neurons)) is not None:
+        blocks["later_block"] = later
     curves = coalitions.curves(held, ids, blocks, rng(seed, "fair_coin", layer), sizes, seed)
     figures = [
         figure
@@ -131,6 +135,20 @@ def measure_site(
         for figure in _figures(site_id, group, of == g, values, curves, sizes, seed)
     ]
     return Measured(*_columns(ids, layer, writers, patterns, sizes, curves), figures)
+
+
+def _later_block(
+    directions: Callable[[int], Tensor], layer: int, n_layers: int, n_neurons: int
+) -> Signs | None:
+    """The signs of the first block after `layer` that has as many neurons; None if there is none."""
+    for i in range(layer + 1, n_layers):
+        try:
+            weights = directions(i)
+        except SiteError:
+            continue
+        if len(weights) == n_neurons:
+            return signs(weights)
+    return None
 
 
 def shares(held: Agreements, weights: Weights, control: str) -> Values:

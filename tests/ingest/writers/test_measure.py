@@ -149,7 +149,7 @@ def test_only_a_real_coalition_survives_the_split() -> None:
     # What a coin gives on all scored dimensions together.
     spread = 4 * 0.5 / np.sqrt(patterns.n_dims.sum())
     for figures in (real, fake):
-        for control in ("none", "fair_coin", "column_shuffled", "random_pattern"):
+        for control in ("none", "fair_coin", "column_shuffled", "random_pattern", "later_block"):
             # The paper's procedure finds coalitions in anything.
             assert figures["coalition_50", control, "in_sample"].value > 0.5 + 3 * spread
             if control != "none":

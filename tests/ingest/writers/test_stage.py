@@ -128,7 +128,7 @@ def test_evidence_has_their_rows(home: Path) -> None:
         "AND metric = 'coalition_50' AND split = 'held_out'",
     )
     share = {row[0]: row[1] for row in controls}
-    assert set(share) == {"none", "fair_coin", "column_shuffled", "random_pattern"}
+    assert set(share) == {"none", "fair_coin", "column_shuffled", "random_pattern", "later_block"}
     for control, value, error in controls:
         assert abs(value - share["none"]) < 5 * error + 0.1, control
 
