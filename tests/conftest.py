@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from digest import Commands, commands
 
 DECODER, ENCODER = "decoder", "encoder"
 SITES = "embed;resid_post.0,1"
@@ -21,6 +23,38 @@ class Made:
     path: Path
     texts: tuple[Path, Path]
     decoder_folder: Path
+
+
+IN_MEMORY = Path("/dev/shm")
+ROOM = 4 << 30
+"""Several times what a session leaves in its folders."""
+
+
+def _room() -> bool:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.access(IN_MEMORY, os.W_OK) and min(free, shutil.disk_usage(IN_MEMORY).free) > ROOM
+    except (OSError, ValueError):
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_memory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests' folders, in memory if there is room and nobody said where: a disk takes milliseconds for each commit."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.option.basetemp is None and "PYTEST_DEBUG_TEMPROOT" not in os.environ and _room():
+            patch.setenv("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+        base = tmp_path_factory.getbasetemp()
+    yield
+    if base.is_relative_to(IN_MEMORY) and not request.session.testsfailed:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """One warm process for all tests: each of its commands is a child of its own."""
+    with commands(tmp_path_factory.mktemp("warm")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session", autouse=True)

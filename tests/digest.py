@@ -138,7 +138,8 @@ class Commands:
 
         Options: `shard_tokens` (size of shards), `file_bytes` (no file may grow beyond), `kill_after` (seconds)
         or `kill_in` (phase, its how-manieth time, seconds after that), `revisions` (of the schema), `set` (values of
-        modules' names).
+        modules' names), `code` (what runs instead, with `args` as its arguments), `loaded` (a model that is at
+        hand: the warm process loads it when it is first asked for).
         """
         assert self._process.stdin and self._process.stdout
         job = {"args": [str(one) for one in args], "folder": str(self._folder), **options}
@@ -173,19 +174,34 @@ def _serve() -> None:
     import transformers.models.gpt2.modeling_gpt2
     import transformers.models.llama.modeling_llama  # noqa: F401
 
+    import signarium.cli
+    import signarium.ingest.features.stage
+    import signarium.ingest.model
+    import signarium.ingest.run
+    import signarium.ingest.states
+    import signarium.ingest.types
+    import signarium.migrations.manage
     from signarium.catalog import index
 
     index.faiss()
     # Before any operation, so that there are no threads to lose in a fork.
     torch.set_num_threads(1)
     shared = mmap.mmap(-1, 1 + 4 * len(PHASES))
+    models: dict[str, Any] = {}
     for line in sys.stdin:
         job = json.loads(line)
+        if (source := job.get("loaded")) is not None and source not in models:
+            # No threads here either.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            threads = os.listdir("/proc/self/task")
+            models[source] = signarium.ingest.model.load_model(source, device="cpu")
+            assert os.listdir("/proc/self/task") == threads
+            del os.environ["TOKENIZERS_PARALLELISM"]
         shared[:] = bytes(len(shared))
         started = time.perf_counter()
         pid = os.fork()
         if pid == 0:
-            _child(job, shared)
+            _child(job, shared, models)
         status, used = _wait(pid, job, shared, started)
         folder = Path(job["folder"])
         answer = {
@@ -218,8 +234,9 @@ def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> t
         time.sleep(0.0005)
 
 
-def _child(job: dict[str, Any], shared: mmap.mmap) -> None:
+def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> None:
     import signarium.cli
+    import signarium.ingest.model
 
     code = 99
     try:
@@ -230,10 +247,16 @@ def _child(job: dict[str, Any], shared: mmap.mmap) -> None:
         sys.stdin = open(0)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        if "loaded" in job:
+            signarium.ingest.model.load_model = lambda source, **_: models[source]
         _prepare(job, shared)
         sys.argv = ["signarium", *job["args"]]
         try:
-            signarium.cli.main()
+            if "code" in job:
+                exec(job["code"], {})
+                code = 0
+            else:
+                signarium.cli.main()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 98
     except BaseException:

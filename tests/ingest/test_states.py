@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
-from digest import Commands, codes, commands, digest, rows, sound
+from digest import Commands, codes, digest, rows, sound
 
 import signarium
+from signarium.catalog import store
 from signarium.catalog.errors import TextError
 from signarium.ingest import plan
 from signarium.ingest.model import load_model
@@ -52,7 +53,7 @@ def test_documents_tokens_and_ids_belong_together(architecture: str, tmp_path: P
     path = tmp_path / "c.duckdb"
     report = ingest(path, folder, text, records, sites="embed;resid_post.0;k.1")
     sound(path)
-    model = load_model(str(folder), device="cpu")
+    model = tiny.loaded(architecture)
     prefix, suffix = model.tokenizer_adds()
     expected = [
         (one.source, one.chunk, one.text, one.ids.tolist())
@@ -138,24 +139,26 @@ def test_the_batch_does_not_change_a_code(
         path = tmp_path / f"{batch_tokens}.duckdb"
         ingest(path, folder, text, batch_tokens=batch_tokens, **options)
         flipped = total = 0
-        for site in sites:
-            x = np.concatenate(alone[site.name])
-            mean = np.array(
-                [
-                    row[0]
-                    for row in rows(
-                        path, "SELECT mean FROM dimensions WHERE site = ? ORDER BY dim", [site.name]
-                    )
-                ]
-            )
-            scale = np.sqrt((x**2).mean(1, keepdims=True))
-            for centre, shift in (("zero", 0.0), ("mean", mean)):
-                _, norms, found = codes(path, "states", site.name, centre)
-                assert np.allclose(norms, np.linalg.norm(x, axis=1), rtol=margin)
-                differ = np.unpackbits(found, axis=1, count=x.shape[1]) != (x > shift)
-                assert (np.abs((x - shift) / scale)[differ] < margin).all(), (site, centre)
-                flipped += int(differ.sum())
-                total += differ.size
+        # Opening a file takes DuckDB longer than the rows; while it is open here, it opens at once.
+        with store.reading(path):
+            for site in sites:
+                x = np.concatenate(alone[site.name])
+                mean = np.array(
+                    [
+                        row[0]
+                        for row in rows(
+                            path, "SELECT mean FROM dimensions WHERE site = ? ORDER BY dim", [site.name]
+                        )
+                    ]
+                )
+                scale = np.sqrt((x**2).mean(1, keepdims=True))
+                for centre, shift in (("zero", 0.0), ("mean", mean)):
+                    _, norms, found = codes(path, "states", site.name, centre)
+                    assert np.allclose(norms, np.linalg.norm(x, axis=1), rtol=margin)
+                    differ = np.unpackbits(found, axis=1, count=x.shape[1]) != (x > shift)
+                    assert (np.abs((x - shift) / scale)[differ] < margin).all(), (site, centre)
+                    flipped += int(differ.sum())
+                    total += differ.size
         rates[batch_tokens] = flipped / total
         assert flipped / total < most
     with capsys.disabled():
@@ -344,24 +347,20 @@ def test_a_text_that_changes_meanwhile_is_noticed(llama: Path, tmp_path: Path) -
     ]
 
 
-def test_memory_does_not_grow_with_the_text(llama: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_text(warm: Commands, llama: Path, tmp_path: Path) -> None:
     # 8 times the text must not take 30 MB more. Codes of one site are 6 bytes, so an index over them is small.
     # Eight blocks of text are tokenized at once; they are made small enough for even the short text to have more.
     small = {"signarium.ingest.splice.BLOCK": 4096, "signarium.ingest.splice.AT_ONCE": 4}
     peaks, tokens = [], []
-    made: Commands
-    with commands(tmp_path) as made:
-        for times in (1, 8):
-            text = tmp_path / f"{times}.txt"
-            text.write_text("".join(prose(i, 1000) for i in range(3 * times)))
-            path = tmp_path / f"{times}.duckdb"
-            args = ["--text", text, "--sites", "resid_post.0", "--stages", "states", "--device", "cpu"]
-            found = made.run(
-                "--db", path, "ingest", llama, *args, "--context", 64, shard_tokens=4096, set=small
-            )
-            assert found.code == 0, found.err
-            peaks.append(found.peak_bytes)
-            tokens.append(rows(path, "SELECT count(*) FROM states")[0][0])
+    for times in (1, 8):
+        text = tmp_path / f"{times}.txt"
+        text.write_text("".join(prose(i, 1000) for i in range(3 * times)))
+        path = tmp_path / f"{times}.duckdb"
+        args = ["--text", text, "--sites", "resid_post.0", "--stages", "states", "--device", "cpu"]
+        found = warm.run("--db", path, "ingest", llama, *args, "--context", 64, shard_tokens=4096, set=small)
+        assert found.code == 0, found.err
+        peaks.append(found.peak_bytes)
+        tokens.append(rows(path, "SELECT count(*) FROM states")[0][0])
     with_more = peaks[1] - peaks[0]
     assert tokens[0] > 3 * 4096 and tokens[1] > 7 * tokens[0]
     assert with_more < 30e6, (peaks, tokens)

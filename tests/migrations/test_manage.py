@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import sqlalchemy
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from digest import Commands
 
 from signarium.catalog import revisions, schema, store, verify, views
 from signarium.catalog.errors import (
@@ -224,12 +224,11 @@ UPGRADE = """
 import sys
 from pathlib import Path
 from signarium.migrations import manage
-print("ready", flush=True)
 manage.upgrade(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_kill_in_the_middle_of_an_upgrade(filled: small.Small, tmp_path: Path) -> None:
+def test_kill_in_the_middle_of_an_upgrade(warm: Commands, filled: small.Small, tmp_path: Path) -> None:
     path, made = filled.path, scripts(tmp_path, "__import__('time').sleep(0.15)")
     before, rows = path.read_bytes(), counts(path)
     rng = random.Random(0)
@@ -238,12 +237,8 @@ def test_kill_in_the_middle_of_an_upgrade(filled: small.Small, tmp_path: Path) -
         for one in path.parent.iterdir():
             one.unlink()
         path.write_bytes(before)
-        child = small.python(UPGRADE, path, made)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.6))
-        child.kill()
-        child.communicate()
+        ended = warm.run(path, made, code=UPGRADE, kill_after=rng.uniform(0.0, 0.6))
+        assert ended.code in (0, -signal.SIGKILL), ended.err
         states.append(revision(path))
         assert counts(path) == rows
         assert states[-1] == "later" or path.read_bytes() == before
@@ -255,7 +250,9 @@ def test_kill_in_the_middle_of_an_upgrade(filled: small.Small, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("at", ["copy", "keep", "replace", "between"])
-def test_kill_at_each_step_of_the_exchange(filled: small.Small, tmp_path: Path, at: str) -> None:
+def test_kill_at_each_step_of_the_exchange(
+    warm: Commands, filled: small.Small, tmp_path: Path, at: str
+) -> None:
     """The moments that random kills seldom hit: the process dies as it calls, or right after."""
     path, made = filled.path, scripts(tmp_path)
     patch = {
@@ -270,9 +267,8 @@ def test_kill_at_each_step_of_the_exchange(filled: small.Small, tmp_path: Path, 
         f"{patch}\nmanage.upgrade(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     rows = counts(path)
-    child = small.python(code, path, made)
-    child.communicate(timeout=60)
-    assert child.returncode == -signal.SIGKILL
+    ended = warm.run(path, made, code=code)
+    assert ended.code == -signal.SIGKILL, ended.err
     assert (revision(path), counts(path)) == (revisions.HEAD, rows)
     manage.upgrade(path, made)
     assert (revision(path), counts(path)) == ("later", rows)
@@ -313,12 +309,11 @@ ENSURE = """
 import sys
 from pathlib import Path
 from signarium.migrations import manage
-print("ready", flush=True)
 manage.ensure(Path(sys.argv[1]))
 """
 
 
-def test_kill_while_it_is_made(tmp_path: Path) -> None:
+def test_kill_while_it_is_made(warm: Commands, tmp_path: Path) -> None:
     path = tmp_path / "home" / "c.duckdb"
     path.parent.mkdir()
     rng = random.Random(1)
@@ -326,12 +321,8 @@ def test_kill_while_it_is_made(tmp_path: Path) -> None:
     for _ in range(6):
         for one in path.parent.iterdir():
             one.unlink()
-        child = small.python(ENSURE, path)
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(rng.uniform(0.0, 0.5))
-        child.kill()
-        child.communicate()
+        ended = warm.run(path, code=ENSURE, kill_after=rng.uniform(0.0, 0.5))
+        assert ended.code in (0, -signal.SIGKILL), ended.err
         seen.add(path.exists())
         if path.exists():
             assert revision(path) == revisions.HEAD

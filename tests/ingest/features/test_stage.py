@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 import wordy
-from digest import Commands, commands, digest, rows, sound
+from digest import Commands, digest, rows, sound
 
 import signarium
 from signarium.catalog.codes import agreement, unpack
@@ -63,8 +63,9 @@ def members_of(path: Path) -> dict[int, list[int]]:
 def test_features_are_a_default_stage() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "DEFAULT_STAGES", run.STAGES)
-        assert run._stages(None, True, False) == ["types", "states", "features"]
-        assert run._stages(None, False, False) == ["types", "features"]
+        later = ["features", "neurons", "writers"]
+        assert run._stages(None, True, False) == ["types", "states", *later]
+        assert run._stages(None, False, False) == ["types", *later]
 
 
 def test_every_job_is_done_and_nothing_is_left_behind(home: Path) -> None:
@@ -324,31 +325,26 @@ def test_a_vocabulary_without_words_still_has_discovered_features(tmp_path: Path
 # ---- killed -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with commands(tmp_path_factory.mktemp("warm")) as made:
-        yield made
-
-
 def test_killed_and_resumed_is_never_killed(warm: Commands, home: Path, tmp_path: Path) -> None:
     inputs = [
         home / "wordy-0", "--text", home / "a.txt", "--sites", "resid_post.1", "--context", 64, "--device", "cpu",
         "--seeds", 15, "--stages", "types,states,features",
     ]  # fmt: skip
     undisturbed = tmp_path / "undisturbed.duckdb"
-    whole = warm.run("--db", undisturbed, "ingest", *inputs)
+    loaded = str(home / "wordy-0")
+    whole = warm.run("--db", undisturbed, "ingest", *inputs, loaded=loaded)
     assert whole.code == 0, whole.err
     expected = digest(undisturbed)
     path = tmp_path / "killed.duckdb"
     for part in (0.5, 0.7, 0.85):
-        warm.run("--db", path, "ingest", *inputs, kill_after=part * whole.seconds)
+        warm.run("--db", path, "ingest", *inputs, kill_after=part * whole.seconds, loaded=loaded)
         if path.exists():
             with duckdb.connect(str(path), read_only=True) as connection:
                 # A shard is whole or not there: every feature has its tops.
                 assert connection.execute(
                     "SELECT count(*) FROM feature_row WHERE feature_id NOT IN (SELECT feature_id FROM feature_type_row)"
                 ).fetchone() == (0,)
-    assert warm.run("--db", path, "ingest", *inputs).code == 0
+    assert warm.run("--db", path, "ingest", *inputs, loaded=loaded).code == 0
     assert digest(path) == expected
     sound(path)
     assert not [one.name for one in tmp_path.iterdir() if "scratch" in one.name]
