@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 
     from .catalog.codes import Codes
     from .catalog.verify import Finding
+    from .ingest.flips.run import FlipReport
+    from .ingest.run import Progress
     from .queries.card import FeatureCard
-    from .queries.nearest import Answer, Target
+    from .queries.nearest import Answer, Place
+    from .queries.neurons import NeuronCard
 
 from . import ingest
 
@@ -91,18 +96,22 @@ class Catalogue:
         approximate: bool = False,
         device: str = "auto",
     ) -> Answer:
-        """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `code:`).
+        """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `neuron:`,
+        `direction:`, `code:`).
 
-        `within` is the command line's `--in`: states, types, types_bos or features. What is not given is chosen: the
-        only model, states if there are any (types for a `type:`), the middle one of its resid_post sites, the
-        centre mean for types and zero for states; `.target` of the answer says what it was. `where` is a
+        `within` is the command line's `--in`: states, types, types_bos, features, neurons or unembedding. What is not
+        given is chosen: the only model, states if there are any (types for a `type:`), the middle one of its resid_post
+        sites, the centre mean for types and zero for states; `.target` of the answer says what it was. Neurons and the
+        unembedding are at no site: there `site` and `centre` say where the query is looked up, `.place` of the answer. From
+        a `neuron:` the features, types or states after its own block are searched. `where` is a
         condition over the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
         last token it is otherwise. Only free text loads the model, and torch with it.
 
         Returns:
             `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in
             order of (distance, item). From a feature, and among features, distance counts the registered
-            dimensions that have another sign; features come by agreement, a column of its own.
+            dimensions that have another sign; features come by agreement, a column of its own. Where a neuron is on
+            either side the nearer polarity counts: `polarity` is -1 where its opposite is that near.
 
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
@@ -116,10 +125,10 @@ class Catalogue:
 
         searched: list[str] = []
 
-        def encode(target: Target) -> Codes:
+        def encode(place: Place) -> Codes:
             from .ingest.encode import encode_text
 
-            found = encode_text(self.path, target.model, target.site, target.centre, query, position, device)
+            found = encode_text(self.path, place.model, place.site, place.centre, query, position, device)
             searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
             return found.code
 
@@ -251,6 +260,78 @@ class Catalogue:
             least=least,
             first=first,
             every=every,
+        )
+
+    def neurons(
+        self,
+        *,
+        model: str | None = None,
+        layer: int | None = None,
+        sort: str = "surprise",
+        limit: int | None = 20,
+    ) -> pa.Table:
+        """The neurons, each with the feature that it writes best, the strongest first; `limit` 0 or None gives all.
+
+        Columns: model, layer, neuron, norm; features, among whose 50 writers it is; best_agreement, best_feature_id,
+        best_feature, best_n_dims and polarity of the one that it agrees with least by chance; surprise, that agreement
+        in standard deviations of fair coins above one half, so that many dimensions count more than few.
+
+        Raises:
+            InvalidInput, NotFound: naming what there is, or how neurons are made.
+        """
+        from .queries.neurons import list_neurons
+
+        return list_neurons(self.path, model=model, layer=layer, sort=sort, limit=limit)
+
+    def neuron(self, neuron: str, *, model: str | None = None) -> NeuronCard:
+        """All about one neuron, by block and number in it, both from 0, such as `"12/305"`.
+
+        Raises:
+            InvalidInput, NotFound: if there is none; says how many there are, or how neurons are made.
+        """
+        from .queries.neurons import show
+
+        return show(self.path, neuron, model=model)
+
+    def flip(
+        self,
+        feature: int | str,
+        *,
+        text: str | Path | Sequence[str | Path],
+        model: str | None = None,
+        site: str | None = None,
+        centre: str | None = None,
+        windows: int = 32,
+        context: int = 128,
+        seed: int = 0,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> FlipReport:
+        """Flip a feature's signs in the model over a text, beside the controls, into the catalogue; loads the model.
+
+        `text` are paths as for `ingest`; `model`, `site` and `centre` say which feature a name means. Of the text
+        `windows` windows of `context` tokens count. `.feature(...)` then has the rows: `.flips`. The same call again does
+        nothing, and one that was cut short is gone on with.
+
+        Raises:
+            SignariumError: one of its subclasses, for anything that the caller can mend.
+        """
+        from .catalog import store
+        from .queries.resolve import find_one
+
+        with store.reading(self.path) as connection:
+            one = find_one(connection, str(feature), model, site, centre)
+        from .ingest.flips.run import flip
+
+        return flip(
+            self.path,
+            one.feature_id,
+            text=text,
+            windows=windows,
+            context=context,
+            device=device,
+            seed=seed,
+            progress=progress,
         )
 
     def evidence(self, model: str | None = None) -> pa.Table:

@@ -94,6 +94,27 @@ def output_options(command: F) -> F:
     )(command)
 
 
+def page_options(about_json: str) -> Callable[[F], F]:
+    """`--format` and `--output` of a command that prints a page."""
+
+    def options(command: F) -> F:
+        command = click.option(
+            "--output",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Write to a file, whole or not at all.",
+        )(command)
+        return click.option(
+            "--format",
+            "format_",
+            type=click.Choice(["table", "json"]),
+            default="table",
+            show_default=True,
+            help=about_json,
+        )(command)
+
+    return options
+
+
 def model_option(command: F) -> F:
     """`--model`."""
     return click.option("--model", metavar="NAME", help="One model of the catalogue.")(command)
@@ -135,6 +156,20 @@ def _write(text: str, output: Path | None) -> None:
         return
     with atomic_output(output) as out:
         out.write(data)
+
+
+def _print_page(
+    parts: Any, page: Callable[[int | None, bool], str], format_: str, output: Path | None
+) -> None:
+    """A page for a person, cut to the terminal if it goes there, or its `parts` as a list of objects."""
+    from .queries.formats import json_text
+
+    if format_ == "json":
+        listed = ",\n".join(json_text(one) for one in parts)
+        _write(f"[\n{listed}\n]\n" if parts else "[]\n", output)
+    else:
+        on_screen = output is None
+        _write(page(_width() if on_screen else None, on_screen and _color()), output)
 
 
 def _check_format(format_: str, output: Path | None) -> None:
@@ -206,7 +241,7 @@ def _open(path: Path) -> Any:
 @click.option(
     "--stages",
     metavar="LIST",
-    help="Of types,states,features.  [default: types, states if there is a text, and features]",
+    help="Of types,states,features,neurons,writers.  [default: all; states if there is a text]",
 )
 @click.option(
     "--max-tokens",
@@ -358,14 +393,16 @@ def sql(
 @click.option(
     "--in",
     "within",
-    type=click.Choice(["states", "types", "types_bos", "features"]),
-    help="What to search.  [default: types for a type: or feature:, else states if there are any]",
+    type=click.Choice(["states", "types", "types_bos", "features", "neurons", "unembedding"]),
+    help="What to search.  [default: types for a type:, feature: or direction:; for a neuron: the features after its block, "
+    "else types; else states if there are any]",
 )
 @model_option
 @click.option(
     "--site",
     metavar="SITE",
-    help="[default: that of the feature:, else the middle one of the model's resid_post sites]",
+    help="[default: that of the feature: or direction:, that after the neuron:'s block, else the middle one of the model's "
+    "resid_post sites]",
 )
 @click.option(
     "--centre",
@@ -394,8 +431,14 @@ def nearest(
     """The codes nearest to QUERY by Hamming distance, exact.
 
     QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
-    `feature:ID` (or its name), `code:HEX`. Equal distances are ordered by the item's id. From a feature, and
-    among features, the distance counts its registered dimensions that have another sign.
+    `feature:ID` (or its name), `neuron:12/305` (block and neuron), `direction:FEATURE_ID` (the feature's difference
+    of means in a text, which `flip` stores), `code:HEX`. Equal distances are ordered by the item's id. From a
+    feature, and among features, the distance counts its registered dimensions that have another sign.
+
+    Neurons and the unembedding are directions of the residual stream at no site in particular: `--site` and
+    `--centre` then say where the query is looked up. Where a neuron is on either side, a negative activation turns
+    what it writes: the distance is that of the nearer polarity, and polarity is -1 where that is the opposite;
+    raises are the tokens that the neuron raises most when it is so turned.
     """
     from .queries.nearest import display, summary
 
@@ -465,35 +508,21 @@ def features_list(db: Path, format_: str, output: Path | None, **options: Any) -
 @features_group.command("show")
 @click.argument("feature")
 @place_options
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json: a list of one object with the feature, its members, types, states, measurements and histogram.",
-)
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to a file, whole or not at all.",
+@page_options(
+    "json: a list of one object with the feature, its members, types, states, measurements, histogram, writers, "
+    "coalitions, projections and flips."
 )
 @click.pass_obj
 def features_show(db: Path, feature: str, format_: str, output: Path | None, **options: Any) -> None:
-    """One feature: its tokens, its contexts, and each figure beside its controls.
+    """One feature: its tokens, its contexts, what writes it, what flipping it does, and each figure beside its controls.
 
     FEATURE is a feature_id or a name. A name that several features have needs --model, --site or --centre.
     """
-    from .queries.formats import json_text
     from .queries.page import page
 
     _check_format(format_, output)
     card = _open(db).feature(feature, **options)
-    if format_ == "json":
-        _write(f"[\n{json_text(card.parts())}\n]\n", output)
-    else:
-        on_screen = output is None
-        _write(page(card, _width() if on_screen else None, on_screen and _color()), output)
+    _print_page([card.parts()], lambda width, color: page(card, width, color), format_, output)
 
 
 @features_group.command("find")
@@ -562,6 +591,127 @@ def features_read(db: Path, format_: str, output: Path | None, **options: Any) -
     table = _open(db).read(**options)
     _say(summary(table))
     _print(table, format_, output, lambda table, _: display(table))
+
+
+# ---- causes ---------------------------------------------------------------------------------------
+
+
+@cli.group("neurons")
+def neurons_group() -> None:
+    """What the FFN neurons write, and which features that is."""
+
+
+@neurons_group.command("list")
+@model_option
+@click.option("--layer", type=click.IntRange(0), metavar="N", help="Only this block.")
+@click.option(
+    "--sort",
+    default="surprise",
+    show_default=True,
+    metavar="COLUMN",
+    help="surprise, agreement, features (among whose 50 writers it is) or norm.",
+)
+@_limit_option
+@output_options
+@click.pass_obj
+def neurons_list(db: Path, format_: str, output: Path | None, **options: Any) -> None:
+    """The neurons, the strongest first, each with the feature that it writes best.
+
+    That is the feature which its signs agree with least by chance: a surprise is an agreement in standard deviations
+    of fair coins above 0.5, since features of few dimensions agree easily. polarity is -1 where a negative activation
+    writes the feature.
+    """
+    from .queries.neurons import display
+
+    _check_format(format_, output)
+    table = _open(db).neurons(**options)
+    if 0 < options["limit"] == table.num_rows:
+        _say(f"the first {options['limit']} by {options['sort']}; --limit 0 for all")
+    _print(table, format_, output, display)
+
+
+@neurons_group.command("show")
+@click.argument("neuron")
+@model_option
+@page_options(
+    "json: a list of one object with the neuron, its projections, features, chance and unembedding."
+)
+@click.pass_obj
+def neurons_show(db: Path, neuron: str, format_: str, output: Path | None, model: str | None) -> None:
+    """One neuron: what it writes in words, and which features that is, beside what chance gives.
+
+    NEURON is block/neuron, both from 0, such as 12/305.
+    """
+    from .queries.neuron_page import page
+
+    _check_format(format_, output)
+    card = _open(db).neuron(neuron, model=model)
+    _print_page([card.parts()], lambda width, color: page(card, width, color), format_, output)
+
+
+@cli.command("flip")
+@click.argument("feature")
+@click.option(
+    "--text",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.",
+)
+@place_options
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="Windows of the text that are measured on.",
+)
+@click.option(
+    "--context",
+    type=click.IntRange(2),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of which windows, and of the random arms.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@page_options("json: a list of the rows of the view `flips`.")
+@click.pass_obj
+def flip_command(
+    db: Path, feature: str, text: tuple[str, ...], format_: str, output: Path | None, **options: Any
+) -> None:
+    """What flipping a feature's signs does to the logits of a text, with all its controls.
+
+    FEATURE is a feature_id or a name. A name that several features have needs --model, --site or --centre. What was
+    measured already is not measured again, and a flip that was cut short goes on where it stopped.
+    """
+    from .progress import Display
+    from .queries.card import show
+    from .queries.page import flips
+
+    global _resumes
+    _check_format(format_, output)
+    _resumes = True
+    with Display() as display:
+        # Without a terminal progress goes to stdout, and there it would stand among the objects.
+        heard = sys.stderr.isatty() or format_ == "table" or output is not None
+        report = _open(db).flip(feature, text=list(text), progress=display if heard else None, **options)
+    for note in report.notes:
+        _say(note)
+    if report.already:
+        _say("measured before: nothing was run")
+    card = show(db, str(report.feature_id), flip_run=report.run_id)
+    rows = card.flips.to_pylist()
+    _print_page(rows, lambda width, color: flips(card, width, color), format_, output)
 
 
 @cli.command()

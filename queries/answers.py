@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog.errors import SignariumError
-from .target import Target, item_name
+from ..catalog.ids import NEURON_BITS
+from .target import OF_WEIGHTS, Place, Target, item_name
 from .where import quoted
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ MARKS = ("«", "»")
 class Answer:
     """Rows ordered by (distance, item): rank, distance in bits, and the columns of the view searched.
 
-    Features are ordered by agreement instead, a column of its own: each registers another number of dimensions.
+    Features are ordered by agreement instead, a column of its own: each registers another number of dimensions. Where a
+    neuron is on either side, `polarity` follows the distance: -1 where it is the opposite of the neuron that is so near (the
+    signs that a feature expects are then `feature_polarity`).
     """
 
     target: Target
@@ -38,7 +41,11 @@ class Answer:
     searched: int
     recall: float | None = None
     query: str | None = None
-    """Of a free text, the token that was searched; of a feature, what it is."""
+    """Of a free text, the token that was searched; of what has its own place, what it is."""
+    place: Place | None = None
+    """Where the query was looked up, if that is not where the codes searched lie."""
+    raises: tuple[str, ...] = ()
+    """Of the first neurons in the answer, the tokens that each raises most in its polarity."""
 
 
 def answer_rows(
@@ -75,15 +82,19 @@ def answer_rows(
             token_ids = [places[one][2] for one in wanted]
         else:
             token_ids = wanted
-            tokens = _tokens(connection, target.model, set(wanted))
-        for name in ("model", "site", "centre", "basis"):
+            tokens = {} if target.view == "neurons" else _tokens(connection, target.model, set(wanted))
+        for name in ("model",) if target.view in OF_WEIGHTS else ("model", "site", "centre", "basis"):
             columns[name] = pa.array([getattr(target, name)] * n, pa.string())
         if target.view == "states":
             columns["state_id"] = pa.array(wanted, pa.int64())
             columns["document_id"] = pa.array([places[one][0] for one in wanted], pa.int64())
             columns["position"] = pa.array([places[one][1] for one in wanted], pa.int32())
-        columns["token_id"] = pa.array(token_ids, pa.int32() if target.view == "states" else pa.int64())
-        columns["token"] = pa.array([tokens.get(one) for one in token_ids], pa.string())
+        if target.view == "neurons":
+            columns["layer"] = pa.array((items >> NEURON_BITS).astype(np.int32))
+            columns["neuron"] = pa.array((items & ((1 << NEURON_BITS) - 1)).astype(np.int32))
+        else:
+            columns["token_id"] = pa.array(token_ids, pa.int32() if target.view == "states" else pa.int64())
+            columns["token"] = pa.array([tokens.get(one) for one in token_ids], pa.string())
         if target.view == "states":
             columns["is_first"] = pa.array([places[one][1] == 0 for one in wanted], pa.bool_())
         columns["norm"] = pa.array([stored[one][1] for one in wanted], pa.float32())
@@ -189,19 +200,32 @@ _SHOWN = {
     "types": ("rank", "distance", "token_id", "token", "norm"),
     "types_bos": ("rank", "distance", "token_id", "token", "norm"),
     "features": ("rank", "distance", "agreement", "feature_id", "name", "n_dims"),
+    "neurons": ("rank", "distance", "neuron", "norm"),
+    "unembedding": ("rank", "distance", "token_id", "token", "norm"),
 }
 _OTHERS = 2 * 4 + 4 + 8 + 19 + 8
 """Cells that the other columns of `states` take: rank, distance, state_id, position, and what is between."""
+_POLARITY = 2 + 8
 
 
 def display(answer: Answer, width: int | None = None) -> pa.Table:
     """The columns worth a terminal's `width`; a context is cut on both sides so that its mark stays in sight."""
-    table = answer.table.select(list(_SHOWN[answer.target.view]))
-    if width is None or "context" not in table.column_names:
-        return table
     import pyarrow as pa
 
-    room = max(16, width - _OTHERS)
+    names = list(_SHOWN[answer.target.view])
+    turned = "polarity" in answer.table.column_names
+    if turned:
+        names.insert(2, "polarity")
+    table = answer.table.select(names)
+    if answer.target.view == "neurons":
+        places = zip(*(answer.table.column(one).to_pylist() for one in ("layer", "neuron")), strict=True)
+        table = table.set_column(names.index("neuron"), "neuron", [[f"{a}/{b}" for a, b in places]])
+        if any(answer.raises):
+            raises = [*answer.raises, *[""] * (table.num_rows - len(answer.raises))]
+            table = table.append_column("raises", pa.array(raises, pa.string()))
+    if width is None or "context" not in table.column_names:
+        return table
+    room = max(16, width - _OTHERS - _POLARITY * turned)
     tokens = answer.table.column("token").to_pylist()
     texts = [
         around_mark(text, token or "", room)
@@ -254,7 +278,16 @@ def summary(answer: Answer) -> str:
     what = f"codes of {target.width} bits"
     if target.view == "features":
         what = f"feature{'' if answer.searched == 1 else 's'} over {target.width} dimensions"
-    line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
+    if target.view in OF_WEIGHTS:
+        line = f"{target.view} of {target.model}: {answer.searched:,} {what}"
+    else:
+        line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
+    if "polarity" in answer.table.column_names:
+        line += ", in either polarity"
     if answer.recall is not None:
         line += f"; approximate, recall {answer.recall:.3f} measured on this code set"
-    return line if answer.query is None else f"{line}; searched {answer.query}"
+    if answer.query is not None:
+        line += f"; searched {answer.query}"
+        if answer.place is not None:
+            line += f", at {answer.place.site}, centre {answer.place.centre}"
+    return line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,13 @@ import numpy as np
 
 from ..catalog import index, store
 from ..catalog.errors import SignariumError
+from ..catalog.ids import neuron_item
 from .answers import contexts
 from .masked import differing
+from .neurons import chance
 from .resolve import Feature, find_one, rows_of
 from .target import resolve_in
+from .words import raised, table_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,6 +33,10 @@ class FeatureCard:
     `feature` is its row of the view `features`; `members`, `types`, `states` and `measurements` are its rows of
     `feature_members`, `feature_types`, `feature_states` (the token marked in its context) and `measurements`.
     `histogram` counts types and members by agreement, `low` to `high`; it is empty where no types are at hand.
+    `writers` (each with the first tokens that it raises in its polarity), `coalitions` and `projections` are its rows of those
+    views, the direction of its difference of means among the last; `chance` is what the best neuron reaches with such
+    features, and under the controls; `flips` are the rows of the first of `flip_runs`, the latest. These are empty where nothing is
+    stored.
     """
 
     feature: pa.Table
@@ -38,11 +45,17 @@ class FeatureCard:
     states: pa.Table
     measurements: pa.Table
     histogram: pa.Table
+    writers: pa.Table
+    chance: pa.Table
+    coalitions: pa.Table
+    projections: pa.Table
+    flips: pa.Table
+    flip_runs: pa.Table
 
     def parts(self) -> dict[str, Any]:
         """The same as plain values: the row, and lists of rows."""
         (row,) = self.feature.to_pylist()
-        names = ("members", "types", "states", "measurements", "histogram")
+        names = (one.name for one in fields(self) if one.name != "feature")
         return {"feature": row, **{name: getattr(self, name).to_pylist() for name in names}}
 
 
@@ -53,8 +66,11 @@ def show(
     model: str | None = None,
     site: str | None = None,
     centre: str | None = None,
+    flip_run: str | None = None,
 ) -> FeatureCard:
     """The card of a feature, named by its id or by a name that is its alone at that model, site and centre.
+
+    `flip_run` chooses the run whose flips it has, instead of the latest.
 
     Raises:
         NotFound, InvalidInput: if none is called so, or several are.
@@ -76,7 +92,68 @@ def show(
                 f"AND subject_id = '{one.feature_id}' ORDER BY metric, split, control, n, run_id"
             ),
             _histogram(path, connection, one),
+            _writers(connection, one),
+            _chance(connection, one),
+            rows(
+                "SELECT layer, k, agreement, agreement_split_half, agreement_random FROM coalition_row "
+                f"WHERE {here} ORDER BY k"
+            ),
+            _projections(connection, one),
+            *_flips(connection, one, flip_run),
         )
+
+
+def _writers(connection: duckdb.DuckDBPyConnection, one: Feature) -> pa.Table:
+    import pyarrow as pa
+
+    table = connection.execute(
+        "SELECT layer, neuron, rank, polarity, agreement FROM writer_row WHERE feature_id = ? ORDER BY rank",
+        [one.feature_id],
+    ).to_arrow_table()
+    layers, neurons, polarities = (table.column(name).to_pylist() for name in ("layer", "neuron", "polarity"))
+    items = [neuron_item(*place) for place in zip(layers, neurons, strict=True)]
+    return table.append_column(
+        "raises", pa.array(raised(connection, one.model, items, polarities), pa.string())
+    )
+
+
+def _chance(connection: duckdb.DuckDBPyConnection, one: Feature) -> pa.Table:
+    row = connection.execute(
+        "SELECT s.layer FROM site s JOIN model m USING (model_id) WHERE m.name = ? AND s.name = ? AND s.point = 'resid_post'",
+        [one.model, one.site],
+    ).fetchone()
+    # No neuron writes to other points; -1 is no block.
+    return chance(connection, one.model, -1 if row is None else row[0], one.kind, one.centre)
+
+
+def _projections(connection: duckdb.DuckDBPyConnection, one: Feature) -> pa.Table:
+    import pyarrow as pa
+
+    tables = []
+    for subject in ("feature", "direction"):
+        table = table_of(connection, one.model, subject, [one.feature_id]).drop_columns(["item"])
+        tables.append(table.add_column(0, "subject", pa.array([subject] * table.num_rows, pa.string())))
+    return pa.concat_tables(tables)
+
+
+def _flips(
+    connection: duckdb.DuckDBPyConnection, one: Feature, run_id: str | None
+) -> tuple[pa.Table, pa.Table]:
+    """Rows of one run that flipped a feature, or of the latest, and all such runs: that one, then the latest first."""
+    runs = connection.execute(
+        "SELECT run_id, params, device, started_at, finished_at FROM run WHERE run_id IN "
+        "(SELECT run_id FROM flip_row WHERE feature_id = ?) ORDER BY run_id = ? DESC, started_at DESC, run_id",
+        [one.feature_id, run_id or ""],
+    ).to_arrow_table()
+    chosen = runs.column("run_id").to_pylist()[:1]
+    rows = connection.execute(
+        "SELECT x.run_id, x.feature_id, s.name AS site, x.arm, x.dose, x.at_norm, x.norm, x.own_logit_change, "
+        "x.other_logit_change, x.kl, x.n, x.own_std_error, x.other_std_error, x.kl_std_error "
+        "FROM flip_row x JOIN site s USING (site_id) WHERE x.feature_id = ? AND x.run_id = ? "
+        "ORDER BY s.name <> ?, s.layer, x.arm, x.at_norm DESC, x.dose",
+        [one.feature_id, *(chosen or [""]), one.site],
+    ).to_arrow_table()
+    return rows, runs
 
 
 def _states(connection: duckdb.DuckDBPyConnection, one: Feature) -> pa.Table:

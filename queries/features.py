@@ -11,7 +11,7 @@ from ..catalog import codes, store
 from ..catalog.errors import InvalidInput, NotFound
 from .models import one_model
 from .resolve import COLUMNS, narrow, quoted_name, rows_of
-from .target import token_id, unquoted
+from .start import token_id, unquoted
 
 if TYPE_CHECKING:
     import duckdb

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ..catalog.codes import Codes, n_bytes, unpack
 from ..catalog.errors import InvalidInput
 from ..catalog.index import CodeIndex, Distances, Items
+from .polarity import nearer
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_FEATURES = 1024
@@ -21,6 +23,11 @@ class Pattern:
 
     mask: Codes
     polarity: Codes
+
+    @property
+    def n_dims(self) -> Any:
+        """Registered dimensions: an int32, or of several (f,)."""
+        return np.bitwise_count(self.mask).sum(-1, dtype=np.int32)
 
 
 def differing(codes: Codes, pattern: Pattern) -> Distances:
@@ -47,13 +54,16 @@ def differing(codes: Codes, pattern: Pattern) -> Distances:
 
 
 def search(
-    index: CodeIndex, pattern: Pattern, k: int, rows: NDArray[np.int64] | None = None
+    index: CodeIndex, pattern: Pattern, k: int, rows: NDArray[np.int64] | None = None, both: bool = False
 ) -> tuple[Distances, Items]:
-    """The `k` codes of an index that differ least from a pattern, among `rows` (ascending) if given.
+    """The `k` codes of an index that differ least from a pattern, among `rows` (ascending) if given; with `both`, in
+    either polarity.
 
     Returns distances (1, k') and items (1, k') in order of (distance, item), as `CodeIndex.search` does.
     """
     distances = differing(index.codes if rows is None else index.codes[rows], pattern)
+    if both:
+        distances, _ = nearer(distances, pattern.n_dims)
     n = len(distances)
     # Rows ascend by item, so the place breaks ties.
     keys = distances.astype(np.int64) * max(1, n) + np.arange(n)

@@ -101,6 +101,16 @@ def rows(path: Path, view: str, model: str | None = None) -> pa.Table:
         ).to_arrow_table()
 
 
+_CODED = {
+    "types": "type",
+    "types_bos": "type_bos",
+    "states": "state",
+    "neurons": "neuron",
+    "unembedding": "unembedding",
+}
+"""Views of codes, and their subjects."""
+
+
 def info(path: Path) -> pa.Table:
     """Counts and sizes as rows of (what, value): bytes on disk, rows by view."""
     import pyarrow as pa
@@ -112,9 +122,9 @@ def info(path: Path) -> pa.Table:
         found.append(("bytes", str(path.stat().st_size)))
         found.append(("index bytes", str(sum(one.stat().st_size for one in files))))
         for view in views.VIEWS:
-            if view.name in ("types", "states", "types_bos"):
+            if view.name in _CODED:
                 # Counted from the shards: the views would join every row.
-                subject = {"types": "type", "types_bos": "type_bos", "states": "state"}[view.name]
+                subject = _CODED[view.name]
                 query = f"SELECT coalesce(sum(n), 0)::BIGINT FROM code_sets WHERE subject = '{subject}'"
             elif view.name == "feature_states":
                 # The view reads the text around each of them.
@@ -122,6 +132,9 @@ def info(path: Path) -> pa.Table:
                     "SELECT coalesce(sum(least(n, 20)), 0)::BIGINT FROM "
                     "(SELECT count(*) AS n FROM feature_state_row GROUP BY feature_id)"
                 )
+            elif view.name == "projections":
+                # Likewise: a few million.
+                query = "SELECT count(*) FROM projection_row"
             else:
                 query = f"SELECT count(*) FROM {view.name}"
             count = connection.execute(query).fetchone()

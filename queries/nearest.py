@@ -8,36 +8,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..catalog import codes, index, store
 from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput
+from ..catalog.ids import neuron_item
 from . import masked
 from .answers import Answer, answer_rows, contexts, display, summary
 from .masked import Pattern
-from .resolve import features_at, find_one, quoted_name, resolve_features, rows_of
-from .target import (
-    SUBJECTS,
-    StoredQuery,
-    Target,
-    item_name,
-    parse_query,
-    resolve,
-    resolve_in,
-    stored_code_in,
-    usual_centre,
-)
+from .plan import plan
+from .polarity import either, nearer, opposite
+from .resolve import features_at, rows_of
+from .start import KINDS, StoredQuery, parse_query
+from .target import OF_WEIGHTS, SUBJECTS, Place, Target, item_name, resolve
 from .where import Where, matching, matching_items, parse_where
+from .words import raised
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
-Encode: TypeAlias = Callable[[Target], codes.Codes]
-"""Gives the code of a free text at what is to be searched."""
+Encode: TypeAlias = Callable[[Place], codes.Codes]
+"""Gives the code of a free text at a place."""
 
 __all__ = [
     "SUBJECTS",
     "Answer",
+    "Place",
     "StoredQuery",
     "Target",
     "contexts",
@@ -67,8 +65,8 @@ def nearest(
     """The `k` codes nearest to a stored item, or to a free text whose code `encode` computes.
 
     From a feature, distance counts the registered dimensions that have another sign; among features, so do they,
-    and the order is that of agreement. A stored item is resolved and searched in one opening of the file; it is
-    closed while a text is encoded.
+    and the order is that of agreement. Where a neuron is on either side, the nearer polarity counts, a column of its own.
+    A stored item is resolved and searched in one opening of the file; it is closed while a text is encoded.
 
     Raises:
         InvalidInput, NotFound: naming what there is; InvalidInput for a free text without `encode`.
@@ -76,47 +74,30 @@ def nearest(
     stored = parse_query(query)
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
-    _check_approximate(approximate, where)
     if stored is None and encode is None:
-        raise InvalidInput(
-            f"{query!r} is free text", "name a stored item: type:TOKEN, state:ID, feature:ID or code:HEX"
-        )
-    if approximate and (within == "features" or (stored is not None and stored.kind == "feature")):
-        raise InvalidInput("features have no approximate search", "leave out --approximate")
-    prefer = "types" if stored is not None and stored.kind in ("type", "feature") else "states"
+        raise InvalidInput(f"{query!r} is free text", f"name a stored item: one of {KINDS}")
+    kind = None if stored is None else stored.kind
+    if approximate:
+        if "neurons" in (within, f"{kind}s"):
+            raise InvalidInput(
+                "approximate search knows one polarity, and neurons have two",
+                "leave out --approximate: exact search is fast",
+            )
+        if within == "features" or kind == "feature":
+            raise InvalidInput("features have no approximate search", "leave out --approximate")
+    _check_approximate(approximate, where)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
-        if stored is not None and stored.kind == "feature":
-            return _from_feature(path, connection, stored.value, within, model, site, centre, k, parsed)
-        if within == "features":
-            target = resolve_features(connection, model, site, centre, usual_centre(prefer))
-        else:
-            target = resolve_in(connection, within, model, site, centre, "standard", prefer)
-        if stored is not None:
-            code = stored_code_in(connection, target, stored)
-            return _search(path, connection, target, code, k, parsed, approximate)
+        planned = plan(connection, stored, within, model, site, centre)
+        target = planned.target
+        # Where both are in one place, the target says it.
+        apart = planned.place if target.view in OF_WEIGHTS and kind not in ("neuron", "code") else None
+        if planned.code is not None:
+            answer = search_in(path, connection, target, planned.code, k, parsed, approximate, planned.both)
+            return replace(answer, query=planned.words, place=apart)
     assert encode is not None
-    return search(path, target, encode(target), k=k, where=where, approximate=approximate)
-
-
-def _from_feature(
-    path: Path,
-    connection: duckdb.DuckDBPyConnection,
-    text: str,
-    within: str | None,
-    model: str | None,
-    site: str | None,
-    centre: str | None,
-    k: int,
-    where: Where | None,
-) -> Answer:
-    if within == "features":
-        raise InvalidInput("features are not searched with a feature", "pass --in types, states or types_bos")
-    one = find_one(connection, text, model, site, centre)
-    target = resolve_in(connection, within, one.model, one.site, one.centre, one.basis, "types")
-    answer = _search(path, connection, target, one.pattern, k, where, False)
-    words = f"feature {one.feature_id}, {quoted_name(one.name)}: {one.n_dims:,} dimensions"
-    return replace(answer, query=words)
+    answer = search(path, target, encode(planned.place), k=k, where=where, approximate=approximate)
+    return replace(answer, place=apart)
 
 
 def search(
@@ -141,7 +122,7 @@ def search(
     _check_approximate(approximate, where)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
-        return _search(path, connection, target, code, k, parsed, approximate)
+        return search_in(path, connection, target, code, k, parsed, approximate, target.view == "neurons")
 
 
 def _check_approximate(approximate: bool, where: str | None) -> None:
@@ -149,27 +130,29 @@ def _check_approximate(approximate: bool, where: str | None) -> None:
         raise InvalidInput("--approximate cannot be filtered", "leave out --approximate or --where")
 
 
-def _search(
+def search_in(
     path: Path,
     connection: duckdb.DuckDBPyConnection,
     target: Target,
     code: codes.Codes | Pattern,
     k: int,
-    where: Where | None,
-    approximate: bool,
+    where: Where | None = None,
+    approximate: bool = False,
+    both: bool = False,
 ) -> Answer:
+    """`search` with a file that is open; with `both`, in either polarity."""
     if target.view == "features":
         assert not isinstance(code, Pattern)
-        return _features(connection, target, code, k, where)
+        return _features(connection, target, code, k, where, both)
     opened = [index.get(path, info, connection) for info in target.infos]
-    answer = _search_in(path, connection, target, opened, code, k, where, approximate)
+    answer = _search_in(path, connection, target, opened, code, k, where, approximate, both)
     # The hits come from the index, their codes from the catalogue: if they disagree, the files are damaged.
-    stored = code_matrix(answer.table.column("code"), codes.n_bytes(target.width))
-    apart = masked.differing(stored, code) if isinstance(code, Pattern) else codes.hamming(code, stored)
-    if np.array_equal(apart, answer.table.column("distance").to_numpy()):
-        return answer
-    opened = [index.build(path, info, connection) for info in target.infos]
-    return _search_in(path, connection, target, opened, code, k, where, approximate)
+    distances, polarities = _apart(answer.table, target, code, both)
+    if not np.array_equal(distances, answer.table.column("distance").to_numpy()):
+        opened = [index.build(path, info, connection) for info in target.infos]
+        answer = _search_in(path, connection, target, opened, code, k, where, approximate, both)
+        _, polarities = _apart(answer.table, target, code, both)
+    return _turned(connection, answer, polarities) if both else answer
 
 
 def _search_in(
@@ -181,6 +164,7 @@ def _search_in(
     k: int,
     where: Where | None,
     approximate: bool,
+    both: bool,
 ) -> Answer:
     recalls: list[float] = []
     parts = []
@@ -190,7 +174,7 @@ def _search_in(
         rows = None if kept is None else kept[i]
         searched += one.n if rows is None else len(rows)
         if isinstance(code, Pattern):
-            parts.append(masked.search(one, code, k, rows))
+            parts.append(masked.search(one, code, k, rows, both))
         elif approximate:
             from ..catalog.approximate import approximate_index
 
@@ -198,16 +182,56 @@ def _search_in(
             recalls.append(recall)
             parts.append((distances, items))
         else:
-            parts.append(one.search(code, k, rows))
+            turned = [code, opposite(code, target.width)] if both else [code]
+            parts.append(one.search(np.stack(turned), k, rows))
     distances, items = index.merge(parts, k)
+    if both and not isinstance(code, Pattern):
+        distances, items = either(distances, items, k)
     table = answer_rows(connection, target, items[0], distances[0])
     return Answer(target, table, searched, min(recalls) if recalls else None)
 
 
+def _apart(
+    table: pa.Table, target: Target, code: codes.Codes | Pattern, both: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """How far the codes of an answer are from the query, in the nearer polarity if `both` count, and which that is."""
+    stored = code_matrix(table.column("code"), codes.n_bytes(target.width))
+    if isinstance(code, Pattern):
+        distances, size = masked.differing(stored, code).astype(np.int64), int(code.n_dims)
+    else:
+        distances, size = codes.hamming(code, stored), target.width
+    near, polarities = nearer(distances, size)
+    return (near if both else distances), polarities
+
+
+def _turned(connection: duckdb.DuckDBPyConnection, answer: Answer, polarities: NDArray[np.int32]) -> Answer:
+    """The answer with its polarities and, of neurons, the first tokens that each raises in its polarity."""
+    import pyarrow as pa
+
+    table = answer.table.add_column(2, "polarity", pa.array(polarities))
+    if answer.target.view != "neurons":
+        return replace(answer, table=table)
+    places = zip(*(table.column(name).to_pylist() for name in ("layer", "neuron")), strict=True)
+    # What nobody reads is not worth the look-up.
+    items = [neuron_item(*one) for one in places][:_SPELLED]
+    tokens = raised(connection, answer.target.model, items, polarities[:_SPELLED].tolist())
+    return replace(answer, table=table, raises=tuple(tokens))
+
+
+_SPELLED = 1000
+"""Rows that a terminal shows at most."""
+
+
 def _features(
-    connection: duckdb.DuckDBPyConnection, target: Target, code: codes.Codes, k: int, where: Where | None
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    code: codes.Codes,
+    k: int,
+    where: Where | None,
+    both: bool = False,
 ) -> Answer:
-    """The features that a code agrees with most: by agreement, then registered dimensions (the more the better), then id."""
+    """The features that a code agrees with most, in either polarity if `both` count: by agreement, then registered
+    dimensions (the more the better), then id."""
     import pyarrow as pa
 
     there = features_at(connection, target)
@@ -216,9 +240,20 @@ def _features(
         kept = np.flatnonzero(np.isin(there.ids, matching_items(connection, target, where)))
     distance = masked.differing_each(code[None], there.patterns, target.width)[0]
     agreement = codes.agreement(code, there.patterns.mask, there.patterns.polarity)
-    sizes = np.bitwise_count(there.patterns.mask).sum(1, dtype=np.int64)
+    sizes = there.patterns.n_dims
+    turned: dict[str, NDArray[np.int32]] = {}
+    if both:
+        distance, polarity = nearer(distance, sizes)
+        agreement = 1.0 - distance / sizes
+        turned = {"polarity": polarity}
     best = kept[np.lexsort((there.ids[kept], -sizes[kept], -agreement[kept]))][:k]
     rows = rows_of(connection, there.ids[best].tolist())
-    columns = {"rank": np.arange(1, len(best) + 1), "distance": distance[best], "agreement": agreement[best]}
+    if both:
+        # The feature's signs and the way in which the neuron is turned would have one name.
+        rows = rows.rename_columns(
+            ["feature_polarity" if one == "polarity" else one for one in rows.column_names]
+        )
+    figures = {"distance": distance, **turned, "agreement": agreement}
+    columns = {"rank": np.arange(1, len(best) + 1)} | {name: one[best] for name, one in figures.items()}
     table = pa.table({**columns, **dict(zip(rows.column_names, rows.columns, strict=True))})
     return Answer(target, table, len(kept))

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from . import causes
 from .answers import around_mark
 from .card import FeatureCard
 from .features import unknown
-from .formats import cell_width, rendered, visible
+from .formats import rendered, visible
+from .lines import NARROW, PLAIN_WIDTH, text_of, wrapped
 from .resolve import quoted_name
+from .words import spelled
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NARROW = 110
-_PLAIN_WIDTH = 100
-"""Where there is no terminal, lines are wrapped all the same."""
 _GROUPS = 8
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -67,7 +67,7 @@ _LEGEND = {
 
 def page(card: FeatureCard, width: int | None = None, color: bool = False) -> str:
     """The whole card as lines of at most `width` cells, with a line break at the end."""
-    wide = width or _PLAIN_WIDTH
+    wide = width or PLAIN_WIDTH
     blocks = {
         "": _header(card, wide),
         "evidence": _evidence(card, wide),
@@ -75,14 +75,22 @@ def page(card: FeatureCard, width: int | None = None, color: bool = False) -> st
         "members": _members(card.members, wide),
         "types that agree most": _types(card.types, wide),
         "states that agree most": _states(card.states, wide),
+        "writers": causes.writers(card.writers, card.chance, wide),
+        "coalitions of writers": causes.coalitions(card.coalitions, wide),
+        "in words": causes.words(card.projections, wide),
+        "what flipping does": causes.flips(card, wide, color),
     }
-    lines: list[str] = []
-    for title, block in blocks.items():
-        found = list(block)
-        if title and found:
-            lines += ["", f"\x1b[1m{title}\x1b[0m" if color else title]
-        lines += found
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return text_of(blocks, color)
+
+
+def flips(card: FeatureCard, width: int | None = None, color: bool = False) -> str:
+    """What flipping a feature does, alone."""
+    (row,) = card.feature.to_pylist()
+    where = f"{row['model']} at {row['site']}, centre {row['centre']}"
+    title = visible(f"{quoted_name(row['name'])}, feature {row['feature_id']} of {where}")
+    return text_of(
+        {"": [title], "what flipping does": causes.flips(card, width or PLAIN_WIDTH, color)}, color
+    )
 
 
 def _header(card: FeatureCard, width: int) -> Iterator[str]:
@@ -101,7 +109,7 @@ def _header(card: FeatureCard, width: int) -> Iterator[str]:
         "fires on": f"{row['fire_rate']:.3%} of all types (agreement from 0.80)",
     }
     for name, fact in facts.items():
-        yield from _wrapped(f"{name:<11}", visible(fact).split(" "), width, " ")
+        yield from wrapped(f"{name:<11}", visible(fact).split(" "), width, " ")
 
 
 # ---- evidence -------------------------------------------------------------------------------------
@@ -111,8 +119,9 @@ def _evidence(card: FeatureCard, width: int) -> Iterator[str]:
     (row,) = card.feature.to_pylist()
     for line in (_verdict(row), _beside_null(row)):
         if line:
-            yield from _wrapped("", line.split(" "), width, " ")
-    stored = card.measurements.to_pylist()
+            yield from wrapped("", line.split(" "), width, " ")
+    # What a flip does has a block of its own.
+    stored = [one for one in card.measurements.to_pylist() if one["metric"] not in causes.FLIP_METRICS]
     if not stored:
         yield "no measurements of it are stored"
     for coherence in (False, True):
@@ -126,12 +135,13 @@ def _table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
     names, found = _pivot(rows, width >= NARROW)
     texts = [names, *([_figure(one) for one in line] for line in found)]
     sizes = [max(len(line[i]) for line in texts) for i in range(len(names))]
+    between = "  " if sum(sizes) + 2 * (len(sizes) - 1) <= width else " "
     for line in texts:
         figures = [one.rjust(size) for one, size in zip(line[2:], sizes[2:], strict=True)]
-        yield "  ".join([line[0].ljust(sizes[0]), line[1].ljust(sizes[1]), *figures])
+        yield between.join([line[0].ljust(sizes[0]), line[1].ljust(sizes[1]), *figures])
     shown = [_LEGEND[name] for name in dict.fromkeys(name.split(":")[0] for name in names) if name in _LEGEND]
     if shown:
-        yield from _wrapped("", "; ".join(shown).split(" "), width, " ")
+        yield from wrapped("", "; ".join(shown).split(" "), width, " ")
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -224,19 +234,19 @@ def _scores(card: FeatureCard, width: int) -> Iterator[str]:
 def _members(members: pa.Table, width: int) -> Iterator[str]:
     parts: dict[str, list[str]] = {}
     for row in members.to_pylist():
-        parts.setdefault(row["part"], []).append(_token(row))
+        parts.setdefault(row["part"], []).append(spelled(row["token"], row["token_id"]))
     for part, tokens in parts.items():
-        yield from _wrapped(f"{part:<11}", tokens, width)
+        yield from wrapped(f"{part:<11}", tokens, width)
 
 
 def _types(types: pa.Table, width: int) -> Iterator[str]:
     """Tokens behind the agreement, to two digits, that they share: a line for each, or running where there are many."""
     groups: dict[str, list[str]] = {}
     for row in types.to_pylist():
-        groups.setdefault(f"{row['agreement']:.2f}", []).append(_token(row))
+        groups.setdefault(f"{row['agreement']:.2f}", []).append(spelled(row["token"], row["token_id"]))
     if len(groups) <= _GROUPS:
         for agreement, tokens in groups.items():
-            yield from _wrapped(f"{agreement:<11}", tokens, width)
+            yield from wrapped(f"{agreement:<11}", tokens, width)
         return
     running = [
         f"{'  ' if i else ''}{agreement} {tokens[0]}" for i, (agreement, tokens) in enumerate(groups.items())
@@ -244,11 +254,7 @@ def _types(types: pa.Table, width: int) -> Iterator[str]:
     words = [
         word for first, tokens in zip(running, groups.values(), strict=True) for word in (first, *tokens[1:])
     ]
-    yield from _wrapped("", words, width, " ")
-
-
-def _token(row: dict[str, Any]) -> str:
-    return f'"{visible(row["token"])}"' if row["token"] is not None else f"id:{row['token_id']}"
+    yield from wrapped("", words, width, " ")
 
 
 def _states(states: pa.Table, width: int) -> Iterator[str]:
@@ -265,18 +271,3 @@ def _states(states: pa.Table, width: int) -> Iterator[str]:
         {"agreement": agreements, "state_id": [str(row["state_id"]) for row in rows], "context": texts}
     )
     yield from rendered(table, width=width).splitlines()[:-1]
-
-
-def _wrapped(head: str, words: Sequence[str], width: int, between: str = "  ") -> Iterator[str]:
-    """`words` in lines of at most `width` cells behind `head`, which the next lines leave blank."""
-    line, used = head, cell_width(head)
-    fresh = True
-    for word in words:
-        size = cell_width(word)
-        if not fresh and used + len(between) + size > width:
-            yield line
-            line, used, fresh = " " * cell_width(head), cell_width(head), True
-        line += word.lstrip(" ") if fresh else between + word
-        used += size + (0 if fresh else len(between))
-        fresh = False
-    yield line

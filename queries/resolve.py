@@ -15,7 +15,8 @@ from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput, NotFound
 from .masked import Pattern
 from .models import one_model
-from .target import Target, unquoted
+from .start import unquoted
+from .target import Target, middle
 
 if TYPE_CHECKING:
     import duckdb
@@ -169,11 +170,12 @@ def resolve_features(
     site: str | None,
     centre: str | None,
     prefer: str,
+    usual_site: str | None = None,
 ) -> Target:
     """The features to compare a code with: those of one model, site and centre, in the standard basis.
 
-    What is not given: the only model there is; the middle one of its `resid_post` sites that have features; the
-    centre `prefer` if there are features with it, else the one there is.
+    What is not given: the only model there is; `usual_site` if it has features, else the middle one of its
+    `resid_post` sites that have; the centre `prefer` if there are features with it, else the one there is.
 
     Raises:
         InvalidInput, NotFound: naming what there is.
@@ -186,8 +188,7 @@ def resolve_features(
         [model],
     ).fetchall()
     sites = list(dict.fromkeys(row[2] for row in rows))
-    usual = [one for one in sites if one.startswith("resid_post.")] or sites
-    site = site or usual[len(usual) // 2]
+    site = site or (usual_site if usual_site is not None and usual_site in sites else middle(sites))
     centres = [row[3] for row in rows if row[2] == site]
     if centre is not None and centre not in centres:
         raise NotFound(f"centre of features of {model} at {site}", centre, centres)

@@ -1,14 +1,13 @@
-"""What a search goes through, and the code that it starts from: names become code sets and bits."""
+"""What a search goes through: a name such as `types` becomes code sets at one place of one model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..catalog import codes, index, store
+from ..catalog import index, store
 from ..catalog.errors import InvalidInput, NotFound
 from ..catalog.index import CodeSetInfo
 from .models import one_model
@@ -21,17 +20,26 @@ SUBJECTS = {
     "types": ("type", "token_id"),
     "types_bos": ("type_bos", "token_id"),
     "features": ("feature", "feature_id"),
+    "neurons": ("neuron", "neuron"),
+    "unembedding": ("unembedding", "token_id"),
 }
-"""What `--in` takes: the view, its subject, and the column that is the code set's item. Features are no code set:
-they lie in a table of their own."""
+"""What `--in` takes: the view, its subject, and the column that says which item it is (of neurons, with `layer`).
+Features are no code set: they lie in a table of their own."""
+AT_SITES = ("states", "types", "types_bos")
+"""Code sets that there is one of at each site and centre."""
+OF_WEIGHTS = ("neurons", "unembedding")
+"""Code sets of which a model has one: directions of its weights, at no particular block."""
 
 
 @dataclass(frozen=True)
-class StoredQuery:
-    """A query that names something in the catalogue, or spells a code: `type:`, `state:`, `feature:`, `code:`."""
+class Place:
+    """Where a code lies: its bits mean the same as those of every other code there."""
 
-    kind: str
-    value: str
+    model: str
+    site: str
+    centre: str
+    basis: str
+    width: int
 
 
 @dataclass(frozen=True)
@@ -51,49 +59,10 @@ class Target:
         """Codes searched, before any filter."""
         return sum(one.n for one in self.infos)
 
-
-_EXAMPLES = {"type": "TOKEN", "state": "ID", "feature": "ID", "code": "HEX"}
-
-
-_NOT_YET = ("neuron", "direction")
-
-
-def parse_query(text: str) -> StoredQuery | None:
-    """What `type:" king"`, `state:123`, `feature:17` or `code:HEX` names; None for free text.
-
-    Raises:
-        InvalidInput: if the part behind the colon cannot be right.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput("the query is no valid Unicode text", "write it as UTF-8") from None
-    if not text.strip():
-        raise InvalidInput(
-            "the query is empty", "give a text, or type:TOKEN, state:ID, feature:ID or code:HEX"
-        )
-    kind, colon, value = text.partition(":")
-    if colon and kind in _NOT_YET and value.strip().replace("/", "").isdecimal():
-        raise InvalidInput(
-            f"{text!r} names a {kind}, and this version stores none",
-            "search a type:, state:, feature: or code:",
-        )
-    if not colon or kind not in _EXAMPLES:
-        return None
-    if kind == "type":
-        value = unquoted(value)
-    elif kind != "feature":
-        value = value.strip()
-    if not value:
-        raise InvalidInput(f"{text!r} names nothing", f"write {kind}:{_EXAMPLES[kind]}")
-    if kind == "state" and not (value.isascii() and value.isdecimal()):
-        raise InvalidInput(f"{value!r} is not a state_id", "take one from the view states")
-    return StoredQuery(kind, value)
-
-
-def unquoted(text: str) -> str:
-    """`text` without the double quotes around it that show where it ends."""
-    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] == '"' else text
+    @property
+    def place(self) -> Place:
+        """Where they lie."""
+        return Place(self.model, self.site, self.centre, self.basis, self.width)
 
 
 def usual_centre(view: str) -> str:
@@ -134,12 +103,16 @@ def resolve_in(
     centre: str | None,
     basis: str,
     prefer: str,
+    usual_site: str | None = None,
 ) -> Target:
+    """`resolve` with a file that is open; `usual_site` goes before the middle one if it has such codes."""
     if within is not None and within not in SUBJECTS:
         raise InvalidInput(f"{within} cannot be searched", f"there is {', '.join(SUBJECTS)}")
     if within == "features":
         raise InvalidInput("features are no code set", "see `resolve_features` for where they are")
     model = one_model(connection, model)
+    if within in OF_WEIGHTS:
+        return resolve_weights(connection, within, model)
     # From the tables: the view `code_sets` counts every shard first.
     rows = connection.execute(
         "SELECT s.point, s.layer, s.name, cs.subject, cs.centre, cs.basis, cs.width FROM code_set cs "
@@ -147,26 +120,23 @@ def resolve_in(
         "AND cs.run_id IN (SELECT run_id FROM shard WHERE tokens > 0) ORDER BY ALL",
         [model],
     ).fetchall()
-    there = [name for name in (prefer, *SUBJECTS) if any(row[3] == SUBJECTS[name][0] for row in rows)]
+    order = dict.fromkeys((prefer, *AT_SITES))
+    there = [name for name in order if any(row[3] == SUBJECTS[name][0] for row in rows)]
     if not there:
-        raise InvalidInput(f"the catalogue has no codes of {model} yet", "run `signarium ingest`")
+        raise InvalidInput(f"the catalogue has no types or states of {model} yet", "run `signarium ingest`")
     view = within or there[0]
     rows = [row for row in rows if row[3] == SUBJECTS[view][0] and row[5] == basis]
     if not rows:
         how = {"states": "--text PATH", "types": "the stage types", "types_bos": "--bos"}[view]
         raise InvalidInput(
             f"the catalogue has no {view} of {model}",
-            f"ingest it with {how}, or search --in {', '.join(dict.fromkeys(there))}",
+            f"ingest it with {how}, or search --in {', '.join(there)}",
         )
-    sites = list(
-        dict.fromkeys(
-            row[2] for row in sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
-        )
-    )
+    by_place = sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
+    sites = list(dict.fromkeys(row[2] for row in by_place))
     if site is not None and site not in sites:
         raise NotFound(f"site with {view} of {model}", site, sites)
-    usual = [one for one in sites if one.startswith("resid_post.")] or sites
-    site = site or usual[len(usual) // 2]
+    site = site or (usual_site if usual_site is not None and usual_site in sites else middle(sites))
     centres = sorted({row[4] for row in rows if row[2] == site})
     if centre is not None and centre not in centres:
         raise NotFound(f"centre for {view} of {model} at {site}", centre, centres)
@@ -180,73 +150,34 @@ def resolve_in(
     return Target(view, model, site, centre, basis, width, tuple(infos))
 
 
-def stored_code_in(connection: duckdb.DuckDBPyConnection, target: Target, query: StoredQuery) -> codes.Codes:
-    """The code that `query` names, at the target's site, centre and basis; uint8 (bytes,).
+def middle(sites: Sequence[str]) -> str:
+    """The middle one of the `resid_post` sites among `sites`, or of them all if there is none."""
+    usual = [one for one in sites if one.startswith("resid_post.")] or sites
+    return usual[len(usual) // 2]
+
+
+def resolve_weights(connection: duckdb.DuckDBPyConnection, view: str, model: str) -> Target:
+    """The one code set of a model's neurons, or of its unembedding.
 
     Raises:
-        NotFound: if the catalogue has no such item there.
-        InvalidInput: if `code:` has digits that are no code of the target's width.
+        InvalidInput: if there is none; says how it is made.
     """
-    if query.kind == "code":
-        return codes.from_hex(query.value, target.width)
-    subject = query.kind
-    item = token_id(connection, target.model, query.value) if subject == "type" else int(query.value)
-    sets = connection.execute(
-        "SELECT cs.code_set_id FROM code_set cs JOIN site s USING (site_id) JOIN model m USING (model_id) "
-        "WHERE m.name = ? AND s.name = ? AND cs.subject = ? AND cs.centre = ? AND cs.basis = ? ORDER BY ALL",
-        [target.model, target.site, subject, target.centre, target.basis],
+    rows = connection.execute(
+        "SELECT s.name, cs.centre, cs.width, cs.code_set_id FROM code_set cs JOIN site s USING (site_id) "
+        "JOIN model m USING (model_id) JOIN run r USING (run_id) WHERE m.name = ? AND cs.subject = ? AND cs.basis = 'standard' "
+        "AND cs.run_id IN (SELECT run_id FROM shard WHERE tokens > 0) ORDER BY r.started_at DESC, r.run_id LIMIT 1",
+        [model, SUBJECTS[view][0]],
     ).fetchall()
-    for (code_set_id,) in sets if item < 1 << 63 else []:
-        row = connection.execute(
-            "SELECT code FROM code_row WHERE code_set_id = ? AND item = ?", [code_set_id, item]
-        ).fetchone()
-        if row:
-            return np.frombuffer(row[0], dtype=np.uint8)
-    if sets and subject == "state":
-        raise NotFound(
-            f"state of {target.model}",
-            query.value,
-            todo="take a state_id from the view states or its answers",
+    if not rows:
+        raise InvalidInput(
+            f"the catalogue has no {'neurons' if view == 'neurons' else 'unembedding'} of {model} yet",
+            f"run `signarium ingest MODEL --name {model} --stages neurons`",
         )
-    elsewhere = connection.execute(
-        "SELECT DISTINCT site || ' ' || centre FROM code_sets WHERE model = ? AND subject = ? AND n > 0 ORDER BY ALL",
-        [target.model, subject],
-    ).fetchall()
-    raise NotFound(
-        f"{subject} at {target.site}, centre {target.centre}, of {target.model}",
-        query.value,
-        [row[0] for row in elsewhere],
-        todo="" if elsewhere else f"no {subject}s of it were ingested",
-    )
-
-
-def token_id(
-    connection: duckdb.DuckDBPyConnection,
-    model: str,
-    text: str,
-    prefix: str = "type:",
-    otherwise: str = "a type is one token of the vocabulary; search text as it is instead",
-) -> int:
-    """The id of the token whose text is `text`, leading space included; the lowest of several.
-
-    Raises:
-        NotFound: if there is none; names the one with or without a space if there is that, behind `prefix`.
-    """
-
-    def ids(token: str) -> list[int]:
-        found = connection.execute(
-            "SELECT t.token_id FROM token_row t JOIN model m ON m.tokenizer_sha256 = t.tokenizer "
-            "WHERE m.name = ? AND t.token = ? AND t.token_id < m.vocab_size ORDER BY t.token_id",
-            [model, token],
-        ).fetchall()
-        return [row[0] for row in found]
-
-    if found := ids(text):
-        return int(found[0])
-    other = text[1:] if text.startswith(" ") else f" {text}"
-    raise NotFound(f"token of {model}", text, todo=f'there is {prefix}"{other}"' if ids(other) else otherwise)
+    ((site, centre, width, ident),) = rows
+    infos = index.describe(connection, "v.code_set_id = ?", [ident])
+    return Target(view, model, site, centre, "standard", width, tuple(infos))
 
 
 def item_name(target: Target) -> str:
-    """The column that names an item of the view searched: `state_id`, `token_id` or `feature_id`."""
+    """The column that names an item of the view searched: `state_id`, `token_id`, `feature_id` or `neuron`."""
     return SUBJECTS[target.view][1]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..catalog import store, views
 from ..catalog.errors import InvalidInput
+from ..catalog.ids import NEURON_BITS
 from ..catalog.index import CodeIndex
 from .sandbox import REFUSED_FUNCTIONS
-from .target import SUBJECTS, Target
+from .target import OF_WEIGHTS, Target, item_name
 
 if TYPE_CHECKING:
     import duckdb
@@ -165,7 +166,9 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
     """Items of a target for which `where` holds, and perhaps of others."""
     import duckdb
 
-    view, item = target.view, SUBJECTS[target.view][1]
+    view, item = target.view, item_name(target)
+    if view == "neurons":
+        item = f"(layer::BIGINT << {NEURON_BITS}) | neuron"
     query = _from_tables(target, where.names)
     try:
         # The brackets hold: the text was parsed by itself before.
@@ -176,7 +179,7 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
                 "write one that is true or false, such as position > 0",
             )
         found = connection.execute(
-            f"SELECT {item} FROM ({query}) AS {view} WHERE (\n{where.text}\n)"
+            f"SELECT {item} AS item FROM ({query}) AS {view} WHERE (\n{where.text}\n)"
         ).fetchnumpy()
     except duckdb.Error as error:
         from .sql import one_line
@@ -187,7 +190,7 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
                 f"{message.split(' Candidate ')[0]} The columns are {', '.join(views.view(view).columns)}"
             )
         raise InvalidInput(f"--where {_brief(where.text)} cannot be used", message) from error
-    return np.asarray(found[item], dtype=np.int64)
+    return np.asarray(found["item"], dtype=np.int64)
 
 
 def _from_tables(target: Target, names: frozenset[str]) -> str:
@@ -202,15 +205,8 @@ def _from_tables(target: Target, names: frozenset[str]) -> str:
             f"AND centre = {quoted(target.centre)} AND basis = {quoted(target.basis)}"
         )
     every = "*" in names or target.view in names
-    fixed = ", ".join(
-        f"{quoted(value)} AS {name}"
-        for name, value in (
-            ("model", target.model),
-            ("site", target.site),
-            ("centre", target.centre),
-            ("basis", target.basis),
-        )
-    )
+    place = ("model",) if target.view in OF_WEIGHTS else ("model", "site", "centre", "basis")
+    fixed = ", ".join(f"{quoted(getattr(target, name))} AS {name}" for name in place)
     sets = ", ".join(str(one.code_set_id) for one in target.infos)
     coded = every or target.view != "states" or bool(names & {"norm", "code"})
     parts = [f"SELECT {fixed}"]
@@ -220,6 +216,11 @@ def _from_tables(target: Target, names: frozenset[str]) -> str:
         if coded:
             tables += f" JOIN code_row c ON c.item = w.state_id AND c.code_set_id IN ({sets})"
         token = "w.token_id"
+    elif target.view == "neurons":
+        return (
+            f"SELECT {fixed}, (item >> {NEURON_BITS})::INTEGER AS layer, (item & {(1 << NEURON_BITS) - 1})::INTEGER AS neuron, "
+            f"norm, code FROM code_row WHERE code_set_id IN ({sets})"
+        )
     else:
         parts.append(", c.item AS token_id")
         tables = f"FROM (SELECT * FROM code_row WHERE code_set_id IN ({sets})) c"

@@ -135,6 +135,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("ingest", "sql", "nearest", "models list", "runs list", "sites list"),
         *("db info", "db verify", "db upgrade", "db index"),
         *("features list", "features show", "features find", "features read", "evidence"),
+        *("neurons list", "neurons show", "flip"),
     }
     assert FORMATS == RENDERED
     choices = next(one for one in ALL["nearest",].params if one.name == "within").type
@@ -157,7 +158,7 @@ def test_help_and_version(run: Run) -> None:
         ["nearest", "x", "--nonsense"],
         ["nearest", "x", "-k", "0"],
         ["nearest", "x", "-k", "many"],
-        ["nearest", "x", "--in", "neurons"],
+        ["nearest", "x", "--in", "rotations"],
         ["features", "list", "--limit", "-1"],
         ["features", "show"],
         ["features", "show", "17", "--format", "csv"],
@@ -285,6 +286,16 @@ def test_errors_are_one_line(run: Run) -> None:
         ["features", "read", "--file", "/nowhere/at-all.txt"],
         ["nearest", "feature:17"],
         ["nearest", "feature:17", "--in", "features"],
+        ["nearest", "neuron:12"],
+        ["nearest", "neuron:12/x"],
+        ["nearest", "neuron:99/0", "--model", DECODER],
+        ["nearest", 'type:" king"', "--in", "unembedding", "--model", DECODER],
+        ["nearest", "direction:17"],
+        ["neurons", "list", "--model", DECODER],
+        ["neurons", "list", "--sort", "x"],
+        ["neurons", "show", "12"],
+        ["neurons", "show", "0/1", "--model", DECODER],
+        ["flip", "17", "--text", "/nowhere/at-all.txt"],
         ["nearest", 'type:" king"', "--in", "features", "--model", DECODER],
         ["evidence", "--model", "other"],
         ["sql", "DELETE FROM model"],
@@ -370,7 +381,9 @@ def test_ingest_says_what_was_made(
 
 @pytest.fixture(scope="module")
 def with_features(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return featured.copy(catalogue, tmp_path_factory.mktemp("features"), DECODER)[0]
+    path, rows = featured.copy(catalogue, tmp_path_factory.mktemp("features"), DECODER)
+    featured.add_causes(path, DECODER, rows)
+    return path
 
 
 def test_features_in_every_format(
@@ -409,7 +422,8 @@ def test_features_show(
 ) -> None:
     monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
     (card,) = json.loads(run("features", "show", "1000", "--format", "json").out)
-    assert list(card) == ["feature", "members", "types", "states", "measurements", "histogram"]
+    assert list(card)[:6] == ["feature", "members", "types", "states", "measurements", "histogram"]
+    assert list(card)[6:] == ["writers", "chance", "coalitions", "projections", "flips", "flip_runs"]
     text = run("features", "show", "1000").out
     assert "evidence" in text and "\x1b" not in text
     assert run("features", "show", "1000", "--output", "card.txt").out == ""
@@ -420,9 +434,85 @@ def test_features_show(
     assert next(iter(json.loads(shown.out)))["name"] == " king"
 
 
+def test_neurons_in_every_format(
+    run: Run, with_features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
+    at = ["--model", DECODER]
+    for arguments, first in (
+        (["neurons", "list", *at], "model"),
+        (["nearest", "neuron:0/4", "--in", "neurons", *at], "rank"),
+        (["nearest", "direction:1000", "--in", "unembedding"], "rank"),
+    ):
+        objects = json.loads(run(*arguments, "--format", "json").out)
+        assert next(iter(objects[0])) == first and len(objects) >= 10
+        rows = list(csv.reader(io.StringIO(run(*arguments, "--format", "csv").out)))
+        assert rows[0] == list(objects[0]) and len(rows) == len(objects) + 1
+        file = tmp_path / "rows.parquet"
+        assert run(*arguments, "--format", "parquet", "--output", str(file)).out == ""
+        assert pq.read_table(file).num_rows == len(objects)
+        assert "\x1b" not in run(*arguments).out
+    assert run("neurons", "list", *at, "--limit", "3").err == "the first 3 by surprise; --limit 0 for all\n"
+    (card,) = json.loads(run("neurons", "show", "0/4", *at, "--format", "json").out)
+    assert card["neuron"]["neuron"] == 4 and len(card["projections"]) == 80
+    text = run("neurons", "show", "0/4", *at).out
+    assert run("neurons", "show", "0/4", *at, "--output", "card.txt").out == ""
+    assert (tmp_path / "card.txt").read_text() == text and text.startswith("neuron 0/4 of decoder\n")
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_flip_prints_what_it_measured(
+    run: Run, with_features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, already: bool
+) -> None:
+    from signarium.ingest.flips import run as flips
+
+    monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
+    asked = []
+
+    def measured(path: Path, feature_id: int, **options: object) -> flips.FlipReport:
+        asked.append((path, feature_id, options))
+        # Not the latest run: that of the arguments.
+        return flips.FlipReport(featured.FLIP_RUNS[0], feature_id, DECODER, already, ["a note"], 1.0)
+
+    monkeypatch.setattr(flips, "flip", measured)
+    # The name alone has four features; this one is the first of them.
+    arguments = [
+        "flip",
+        " king",
+        "--site",
+        "resid_post.0",
+        "--centre",
+        "mean",
+        "--text",
+        "a.txt",
+        "--text",
+        "b",
+        "--seed",
+        "3",
+    ]
+    shown = run(*arguments)
+    path, feature_id, options = asked[0]
+    assert (path, feature_id) == (with_features, 1000) and options.pop("progress") is not None
+    assert options == {"text": ["a.txt", "b"], "windows": 32, "context": 128, "device": "auto", "seed": 3}
+    assert shown.code == 0 and shown.out.startswith('" king", feature 1000 of decoder at resid_post.0')
+    assert "-3.10 ± 0.05" in shown.out and "\x1b" not in shown.out
+    assert shown.err == "a note\n" + "measured before: nothing was run\n" * already
+    objects = json.loads(run(*arguments, "--format", "json").out)
+    assert list(objects[0]) == list(views.view("flips").columns) and len(objects) == 41
+    assert {one["run_id"] for one in objects} == {featured.FLIP_RUNS[0]}
+    assert asked[1][2].pop("progress") is None, "its lines would stand among the objects"
+    assert run(*arguments, "--output", "flips.txt").out == ""
+    assert (tmp_path / "flips.txt").read_text() == shown.out
+    assert run("flip", "1000").code == 2, "there is no text"
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_features_fit_a_terminal(with_features: Path, columns: int) -> None:
-    for arguments in (["features", "list"], ["features", "show", "1000"], ["evidence"]):
+    at = ["--model", DECODER]
+    for arguments in (
+        *(["features", "list"], ["features", "show", "1000"], ["evidence"]),
+        *(["neurons", "list", *at], ["neurons", "show", "0/4", *at]),
+    ):
         shown = in_terminal(columns, "--db", str(with_features), *arguments, NO_COLOR="1")
         assert shown.code == 0 and "\x1b" not in shown.out and "hidden" not in shown.out
         assert max(map(len, shown.out.splitlines())) <= columns
@@ -499,11 +589,15 @@ print("LOADED", sorted(bad & set(sys.modules)), "pyarrow" in sys.modules, file=s
 """
 
 
-@pytest.mark.parametrize("name", ["sql", "models", "info", "nearest", "state", "show", "find"])
+@pytest.mark.parametrize(
+    "name", ["sql", "models", "info", "nearest", "state", "show", "find", "neurons", "neuron"]
+)
 def test_reading_starts_without_the_heavy_libraries(catalogue: Made, with_features: Path, name: str) -> None:
     arguments = LISTING.get(name)
-    if name in ("show", "find"):
+    if name in ("show", "find", "neurons", "neuron"):
         arguments = {
+            "neurons": ["neurons", "list", "--model", DECODER],
+            "neuron": ["neurons", "show", "0/4", "--model", DECODER],
             "show": ["features", "show", "1000"],
             "find": ["features", "find", " king", "--model", DECODER],
         }[name]

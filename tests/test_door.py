@@ -34,6 +34,8 @@ CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
     "feature": lambda c: c.feature("animal", site="resid_post.1", centre="zero"),
     "find": lambda c: c.find(" king", model=DECODER, least=0.0),
     "read": lambda c: c.read("the king", model=DECODER, device="cpu"),
+    "neurons": lambda c: c.neurons(model=DECODER),
+    "neuron": lambda c: c.neuron("0/4", model=DECODER),
     "evidence": lambda c: c.evidence(),
     "models": lambda c: c.models(),
     "runs": lambda c: c.runs(),
@@ -47,7 +49,9 @@ CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
 
 @pytest.fixture
 def with_features(catalogue: Made, tmp_path: Path) -> Path:
-    return featured.copy(catalogue, tmp_path, DECODER)[0]
+    path, rows = featured.copy(catalogue, tmp_path, DECODER)
+    featured.add_causes(path, DECODER, rows)
+    return path
 
 
 def python(script: str, *arguments: str, **changes: str) -> str:
@@ -96,6 +100,9 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
         ("features show", "feature"),
         ("features find", "find"),
         ("features read", "read"),
+        ("neurons list", "neurons"),
+        ("neurons show", "neuron"),
+        ("flip", "flip"),
         ("evidence", "evidence"),
     ],
 )
@@ -110,7 +117,7 @@ def test_methods_have_the_options_of_the_command(command: str, method: str) -> N
         assert isinstance(found, click.Group)
         found = found.commands[name]
     options = {one.name: one.default for one in found.params}
-    assert set(parameters) - {"self"} == set(options) - {"format_", "output"}
+    assert set(parameters) - {"self", "progress"} == set(options) - {"format_", "output"}
     for name, default in options.items():
         if name not in ("format_", "output", "query") and isinstance(default, (str, int, float)):
             assert parameters[name].default == default, name
@@ -125,7 +132,7 @@ def test_every_call_gives_data_prints_nothing_and_lets_go(
     assert capfd.readouterr() == ("", "")
     if name == "evidence":
         assert isinstance(result, pa.Table)
-    if name in ("sql", "models", "runs", "sites", "info", "features", "find", "read"):
+    if name in ("sql", "models", "runs", "sites", "info", "features", "find", "read", "neurons"):
         assert isinstance(result, pa.Table) and result.num_rows > 0
     # A writer needs the file for itself.
     with duckdb.connect(str(with_features)) as connection:

@@ -279,7 +279,10 @@ def test_scaled_figures_have_a_heading(c: signarium.Catalogue) -> None:
 
 def test_a_card_as_json(c: signarium.Catalogue, rows: list[featured.Row]) -> None:
     parts = json.loads(json_text(c.feature(rows[0].feature_id).parts()))
-    assert list(parts) == ["feature", "members", "types", "states", "measurements", "histogram"]
+    assert list(parts) == [
+        *("feature", "members", "types", "states", "measurements", "histogram"),
+        *("writers", "chance", "coalitions", "projections", "flips", "flip_runs"),
+    ]
     assert parts["feature"]["mask"] == np.packbits(rows[0].mask).tobytes().hex()
 
 

@@ -245,7 +245,8 @@ def test_several_models_must_be_named(c: signarium.Catalogue) -> None:
         ({"site": "resid_post.9"}, ["'resid_post.9'", "resid_post.0", "resid_post.1", "embed"]),
         ({"site": "nonsense"}, ["'nonsense'", "resid_post.0"]),
         ({"centre": "median"}, ["'median'", "mean", "zero"]),
-        ({"within": "neurons"}, ["neurons", "states", "types", "features"]),
+        ({"within": "neurons"}, ["no neurons of decoder", "--stages neurons"]),
+        ({"within": "rotations"}, ["rotations", "states", "types", "features", "neurons", "unembedding"]),
         ({"within": "features"}, ["no features of decoder", "--stages features"]),
         ({"query": "feature:17"}, ["no features", "--stages features"]),
         ({"query": "feature:"}, ["feature:ID"]),
@@ -594,11 +595,11 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
         c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "neuron:12/305", "direction:3"])
+@pytest.mark.parametrize("text", ["", "  \n", "neuron: a thing", "direction:3", "neuron:12/305"])
 def test_what_cannot_be_searched_is_said_before_a_model_is_loaded(c: signarium.Catalogue, text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"is empty|this version stores none"):
+    with pytest.raises(InvalidInput, match=r"is empty.*neuron:BLOCK/NEURON|no neuron|no features"):
         c.nearest(text, **AT)
-    assert nearest.parse_query("neuron: a thing") is None
+    assert nearest.parse_query("synapse: a thing") is None
 
 
 def test_an_index_that_holds_other_items_is_said(catalogue_copy: Path) -> None:
