@@ -226,17 +226,16 @@ def test_the_same_command_does_nothing_and_another_seed_is_another_run(
         flip(path, report.feature_id, text=home / "a.txt", **(SMALL | {"seed": 1}))
 
 
-@pytest.mark.parametrize("stop", [0, 9, 1000])
+@pytest.mark.parametrize("stop", [0, 9])
 def test_resumed_is_never_killed(
     flipped: tuple[Path, FlipReport], home: Path, tmp_path: Path, stop: int
 ) -> None:
     whole, report = flipped
     path = copy(home, tmp_path / "c.duckdb")
     first = Counting(stop)
-    if stop < 1000:
-        with pytest.raises(KeyboardInterrupt):
-            flip(path, report.feature_id, text=home / "a.txt", progress=first, **SMALL)
-        assert rows(path, "SELECT finished_at FROM run WHERE job = 'flip'") == [(None,)]
+    with pytest.raises(KeyboardInterrupt):
+        flip(path, report.feature_id, text=home / "a.txt", progress=first, **SMALL)
+    assert rows(path, "SELECT finished_at FROM run WHERE job = 'flip'") == [(None,)]
     second = Counting()
     assert not flip(path, report.feature_id, text=home / "a.txt", progress=second, **SMALL).already
     assert second.unit == "passes" and second.done == second.total > 0
@@ -248,7 +247,7 @@ def test_resumed_is_never_killed(
 def test_several_features_at_a_site_and_the_other_centre(home: Path, tmp_path: Path) -> None:
     path = copy(home, tmp_path / "c.duckdb")
     small = SMALL | {"windows": 3}
-    idents = [feature_of(path, name, "resid_post.3", "mean") for name in ("animal", "color", "food")]
+    idents = [feature_of(path, name, "resid_post.3", "mean") for name in ("animal", "color")]
     for ident in idents:
         report = flip(path, ident, text=home / "a.txt", **small)
     # The last block: no later site. Once more, with another seed, which then counts.
@@ -273,8 +272,8 @@ def test_several_features_at_a_site_and_the_other_centre(home: Path, tmp_path: P
         values = np.array([latest[str(ident), control] for ident in idents])
         paired = values - (0 if control == "none" else np.array([latest[str(one), "none"] for one in idents]))
         value, n, error = found["own_logit_change", control]
-        assert value == pytest.approx(values.mean()) and n == 3
-        assert error == pytest.approx(paired.std(ddof=1) / 3**0.5)
+        assert value == pytest.approx(values.mean()) and n == 2
+        assert error == pytest.approx(paired.std(ddof=1) / 2**0.5)
     sound(path)
 
 

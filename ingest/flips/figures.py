@@ -1,0 +1,107 @@
+"""What the passes of a flip come to: means, errors, and the figures that stand beside their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from ...catalog.bulk import Figure
+from ..features.rows import site_figure
+from .tokens import Feature
+
+METRICS = ("own_logit_change", "other_logit_change", "flip_kl")
+OTHER_TOKENS = "other_tokens"
+"""The control of `own_logit_change` that is no arm: what away does to other tokens."""
+_SPLIT = "held_out"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one intervention does. `norm` is the mean length of the change over all positions of the windows; `mean`
+    (3,) of `METRICS` over the `n` measured positions, `by_window` (3, windows) over those of each window."""
+
+    norm: float
+    mean: NDArray[np.float64]
+    by_window: NDArray[np.float64]
+    n: int
+
+    @classmethod
+    def of(cls, norm: float, values: NDArray[np.float64], windows: NDArray[np.int64]) -> Outcome:
+        """`values` (3, n) at positions that belong to `windows` (n,), counted from 0."""
+        times = np.bincount(windows)
+        sums = np.stack([np.bincount(windows, one) for one in values])
+        return cls(norm, values.mean(1), sums / times, values.shape[1])
+
+    @property
+    def errors(self) -> list[float | None]:
+        """Standard errors of `mean` over windows; None where there is one window."""
+        return [standard_error(one) for one in self.by_window]
+
+
+def standard_error(values: NDArray[np.float64]) -> float | None:
+    """Of the mean of independent `values`; None for one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def feature_figures(feature: Feature, outcomes: dict[str, Outcome], seed: int) -> list[Figure]:
+    """Figures of one feature from the arms at full dose and the norm of away, by arm.
+
+    Control `none` is away itself. The error of a control is that of its difference to away, over the same windows.
+    """
+    away = outcomes["away"]
+    figures = []
+
+    def add(metric: str, control: str, value: float, paired: NDArray[np.float64]) -> None:
+        error = standard_error(paired)
+        ident = str(feature.feature_id)
+        figures.append(
+            Figure(feature.site_id, "feature", ident, metric, control, _SPLIT, value, away.n, seed, error)
+        )
+
+    for k, metric in enumerate(METRICS):
+        for arm, one in outcomes.items():
+            own = one.by_window[k] if arm == "away" else one.by_window[k] - away.by_window[k]
+            add(metric, "none" if arm == "away" else arm, float(one.mean[k]), own)
+    add(METRICS[0], OTHER_TOKENS, float(away.mean[1]), away.by_window[1] - away.by_window[0])
+    return figures
+
+
+_OTHERS = """SELECT f.feature_id, x.metric, x.control, x.value
+FROM measurement_row x JOIN run r USING (run_id) JOIN feature_row f ON x.subject_id = CAST(f.feature_id AS VARCHAR)
+WHERE x.subject = 'feature' AND r.job = 'flip' AND r.finished_at IS NOT NULL AND x.site_id = :site AND f.centre = :centre
+  AND f.feature_id <> :feature
+QUALIFY dense_rank() OVER (PARTITION BY f.feature_id ORDER BY r.started_at DESC, r.run_id) = 1
+ORDER BY f.feature_id"""
+
+
+def site_figures(session: Session, feature: Feature, own: Sequence[Figure], seed: int) -> list[Figure]:
+    """Means over all features flipped so far at the site and centre of `feature`, whose own figures are `own`.
+
+    Of a feature that was flipped several times the latest run counts. The error of a control is that of its
+    difference to away over features; of a single feature it is that over windows.
+    """
+    rows = session.execute(
+        text(_OTHERS), {"site": feature.site_id, "centre": feature.centre, "feature": feature.feature_id}
+    ).fetchall()
+    known = [tuple(row) for row in rows]
+    known += [(feature.feature_id, one.metric, one.control, one.value) for one in own]
+    order = {ident: i for i, ident in enumerate(sorted({row[0] for row in known}))}
+    values: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for ident, metric, control, value in known:
+        values.setdefault((metric, control), np.full(len(order), np.nan))[order[ident]] = value
+    single = {(one.metric, one.control): one.std_error for one in own}
+    figures = []
+    for (metric, control), one in sorted(values.items()):
+        paired = None if control == "none" else one - values[metric, "none"]
+        found = site_figure(
+            feature.site_id, "flip", feature.centre, metric, control, _SPLIT, one, seed, paired
+        )
+        if found.n == 1:
+            found = replace(found, std_error=single.get((metric, control)))
+        figures.append(found)
+    return figures

@@ -1,0 +1,78 @@
+"""The scored windows through the rest of the model, once for every intervention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..forward import batches, default_batch_tokens
+from ..sites import Site
+from . import inject
+from .arms import EVERY_POSITION, norm_of
+from .figures import Outcome
+from .fit import Fitted
+from .tokens import Windows, positions
+
+if TYPE_CHECKING:
+    from ..loaded import LoadedModel
+
+
+class Passes:
+    """Runs the model as it is over the windows that are measured on, and then its rest, changed by one arm at a time.
+
+    Args:
+        sites: `resid_post` sites that are going to be changed.
+        unembedding, bias: of the model; see `inject.Readout`.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        chosen: Windows,
+        fitted: Fitted,
+        sites: Sequence[Site],
+        unembedding: Tensor,
+        bias: Tensor | None,
+    ) -> None:
+        self._model, self._arms = model, fitted.arms
+        lengths = [len(one) for one in chosen.scored]
+        self._batches: list[inject.Recorded] = []
+        self._measured: list[tuple[Tensor, Tensor]] = []
+        self._real: list[Tensor] = []
+        owners: list[int] = []
+        for batch in batches(lengths, default_batch_tokens(model.device)):
+            longest = max(lengths[i] for i in batch)
+            ids = torch.zeros((len(batch), longest), dtype=torch.int64)
+            for row, i in enumerate(batch):
+                ids[row, : lengths[i]] = torch.from_numpy(chosen.scored[i])
+            at = [(row, p) for row, i in enumerate(batch) for p in positions(lengths[i])]
+            owners += [batch[row] for row, _ in at]
+            self._batches.append(inject.record(model, ids.to(model.device), sites))
+            rows, places = torch.tensor(at, device=model.device).T
+            self._measured.append((rows, places))
+            real = torch.arange(longest)[None] < torch.tensor([lengths[i] for i in batch])[:, None]
+            self._real.append(real.to(model.device))
+        self._owners = np.array(owners)
+        clean = torch.cat([one.last[at] for one, at in zip(self._batches, self._measured, strict=True)])
+        own, other = (torch.from_numpy(ids) for ids in (fitted.own_tokens, fitted.other_tokens))
+        self._readout = inject.Readout(unembedding, bias, own, other, clean)
+
+    @torch.inference_mode()
+    def run(self, site: Site, arm: str, dose: float, at_norm: str) -> Outcome:
+        """One pass: `arm` at `site`, at the feature's norm or that of away (`at_norm` own or away)."""
+        norms, lasts = [], []
+        for recorded, at, real in zip(self._batches, self._measured, self._real, strict=True):
+            h = recorded.states[site]
+            changed = self._arms[site].changed(h.float(), arm, dose, at_norm).to(h.dtype)
+            if not EVERY_POSITION:
+                changed[:, 0] = h[:, 0]
+            # What the model's own float type makes of it is what is applied.
+            norms.append(norm_of(changed.float() - h.float())[real].double())
+            lasts.append(inject.rest(self._model, recorded, site, changed)[at])
+        effect = self._readout(torch.cat(lasts))
+        values = torch.stack([effect.own, effect.other, effect.kl]).cpu().numpy()
+        return Outcome.of(float(torch.cat(norms).mean()), values, self._owners)

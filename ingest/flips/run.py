@@ -1,0 +1,342 @@
+"""`flip`: the model with a feature's signs flipped, beside the controls. One call is one run, a shard a few passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sqlalchemy.orm import Session
+from torch import Tensor
+
+from ...catalog import bulk, schema, store
+from ...catalog.errors import InvalidInput, ModelError
+from ...catalog.ids import int_id, short_id
+from .. import text as texts
+from ..encode import reload
+from ..journal import Journal, RunSpec, SetSpec, run_units
+from ..pack import pack_signs
+from ..plan import model_row
+from ..sites import Site
+from . import inject
+from .arms import ARMS, DOSES, EVERY_POSITION, ROTATION, norm_of
+from .figures import Outcome, feature_figures, site_figures
+from .fit import Fitted, fit_arms
+from .passes import Passes
+from .tokens import Feature, Windows, choose_windows, disjoint_from, read_feature
+
+if TYPE_CHECKING:
+    from ..loaded import LoadedModel
+    from ..run import Progress
+
+VERSION = 1
+"""Part of a run's identity: another number where the same arguments come to mean another measurement."""
+LATER = 2
+"""Later sites at which the same pattern is flipped."""
+
+
+@dataclass
+class FlipReport:
+    """What a flip did. `already` says that the run was in the catalogue before."""
+
+    run_id: str
+    feature_id: int
+    model: str
+    already: bool = False
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def flip(
+    path: Path,
+    feature_id: int,
+    *,
+    text: str | Path | Sequence[str | Path],
+    windows: int = 32,
+    context: int = 128,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> FlipReport:
+    """Flip the signs of a feature in the residual stream over `text`, and store what that does to the logits.
+
+    Every arm (`arms.ARMS`) changes the state at the feature's site at all positions of up to `windows` windows of
+    `context` tokens; at two later sites the same pattern is flipped. Measured are, at up to 16 positions a window, the
+    mean change of the logits of the feature's own tokens and of other tokens of like frequency, and the divergence of
+    the next-token distribution. Logits are those of `inject.Readout`. The same call again does nothing, and one that
+    was cut short is gone on with.
+
+    Raises:
+        InvalidInput, NotFound: for a feature that is not there or at a site that no block writes to, and for a text
+            without the feature's tokens.
+        ModelError: if the weights are no longer at hand, or the model has no unembedding.
+        SiteError: if later blocks read more than the residual stream.
+    """
+    from ..run import Silent
+
+    begun = time.perf_counter()
+    path, progress = Path(path), progress or Silent()
+    if windows < 1 or context < 2:
+        raise InvalidInput("--windows must be positive, and --context at least 2")
+    feature = read_feature(path, feature_id)
+    files = texts.find_texts([text] if isinstance(text, str | Path) else list(text))
+    # What a file says depends on its ending, as for ingest.
+    kinds = [one.path.suffix.lower() for one in files]
+    read = [
+        [one.sha256, kind if kind in (".jsonl", ".parquet") else "text"]
+        for one, kind in zip(files, kinds, strict=True)
+    ]
+    key = {"windows": windows, "context": context, "seed": seed, "version": VERSION}
+    run_id = short_id("run", feature.model_id, "flip", feature_id, read, key)
+    report = FlipReport(run_id, feature_id, feature.model)
+    with store.job_lock(path):
+        if _finished(path, run_id):
+            report.already = True
+        else:
+            job = _prepare(path, run_id, feature, files, windows, context, device, seed, progress)
+            report.notes += job.notes
+            job.run(progress)
+    report.seconds = time.perf_counter() - begun
+    return report
+
+
+def _finished(path: Path, run_id: str) -> bool:
+    with store.reading(path) as connection:
+        row = connection.execute(
+            "SELECT finished_at IS NOT NULL FROM run WHERE run_id = ?", [run_id]
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def _prepare(
+    path: Path,
+    run_id: str,
+    feature: Feature,
+    files: Sequence[texts.TextFile],
+    n_windows: int,
+    context: int,
+    device: str,
+    seed: int,
+    progress: Progress,
+) -> _Job:
+    """Load the model, choose what is measured, and make the arms."""
+    progress.loading(f"loading {feature.model}")
+    try:
+        model = reload(path, feature.model, device)
+    except ModelError as error:
+        todo = "put them back where they were" if error.todo.startswith("search") else error.todo
+        raise ModelError(error.what, todo) from error
+    if model.max_positions is not None and context > model.max_positions:
+        raise InvalidInput(
+            f"a context of {context} is more than the {model.max_positions} positions of {model.name}",
+            f"pass --context {model.max_positions}",
+        )
+    # Before minutes are spent: an encoder has none.
+    unembedding, bias = model.unembedding(), model.unembedding_bias()
+    progress.loading("reading the text")
+    chosen = choose_windows(model, files, feature, n_windows, context, progress.counted)
+    progress.loading("running the model as it is")
+    layer = feature.site.layer
+    assert layer is not None
+    later = [Site("resid_post", one) for one in later_layers(layer, model.n_layers)]
+    inject.check(model, torch.from_numpy(chosen.scored[0])[None].to(model.device), [feature.site, *later])
+    fitted = fit_arms(
+        path, model, feature, disjoint_from(path, feature), [feature.site, *later], chosen, seed
+    )
+    notes = _notes(feature, chosen, fitted, model)
+    params = {
+        "sites": [feature.site.name, *(one.name for one in later)],
+        "feature": feature.feature_id,
+        "name": feature.name,
+        "windows": n_windows,
+        "context": context,
+        "seed": seed,
+        "about": "zero" if feature.centre == "zero" else "text mean",
+        "every_position": EVERY_POSITION,
+        "doses": list(DOSES),
+        "basis": f"haar:{ROTATION}",
+        "own_tokens": len(feature.tokens),
+        "other_tokens": len(fitted.other_tokens),
+        "scored_windows": len(chosen.scored),
+        "scored_windows_with_own_tokens": chosen.with_own,
+        "fit_windows": len(chosen.fit),
+        "fit_on": "other windows" if chosen.apart else "the same windows",
+        "fit_own_positions": fitted.n_own,
+        "disjoint_feature": fitted.disjoint_feature,
+        "texts": len(files),
+    }
+    sets: tuple[SetSpec, ...] = ()
+    if fitted.direction is not None:
+        ident = int_id("code_set", run_id, feature.site.name, "direction", "zero", "standard")
+        sets = (SetSpec(ident, feature.site, feature.site_id, "direction", "zero", model.width),)
+    return _Job(
+        path, model, feature, fitted, RunSpec(run_id, "flip", params, sets), later, notes, seed,
+        Passes(model, chosen, fitted, [feature.site, *later], unembedding, bias),
+    )  # fmt: skip
+
+
+def later_layers(layer: int, n_layers: int) -> list[int]:
+    """Up to `LATER` layers after `layer`, evenly spaced, the last one among them."""
+    left = n_layers - 1 - layer
+    n = min(LATER, left)
+    return [layer + (i + 1) * left // n for i in range(n)]
+
+
+def _notes(feature: Feature, chosen: Windows, fitted: Fitted, model: LoadedModel) -> list[str]:
+    notes = []
+    if not chosen.apart:
+        notes.append(
+            f"{chosen.with_own} windows hold tokens of feature {feature.feature_id}: the difference of means is fitted on "
+            "those that are measured on"
+        )
+    if fitted.disjoint_feature is None:
+        notes.append("no other feature of that kind and site has dimensions of its own: no arm disjoint")
+    if fitted.direction is None:
+        notes.append("the text has no difference of means: no arm mean_difference")
+    config = model.module.config.get_text_config()  # type: ignore[operator, union-attr]
+    behind = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in behind):
+        notes.append(f"{model.name} scales or caps its logits: they are taken before that")
+    return notes
+
+
+# ---- the run --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One intervention."""
+
+    site: Site
+    arm: str
+    dose: float
+    at_norm: str
+
+
+class _Job:
+    """A run: its units in order, the rows and figures of each."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: LoadedModel,
+        feature: Feature,
+        fitted: Fitted,
+        spec: RunSpec,
+        later: Sequence[Site],
+        notes: list[str],
+        seed: int,
+        passes: Passes,
+    ) -> None:
+        self.path, self.model, self.feature, self.fitted, self.spec = path, model, feature, fitted, spec
+        self.later, self.notes, self.seed, self.passes = later, notes, seed, passes
+        self.units = self._units()
+        self._known: dict[tuple[object, ...], Outcome] = {}
+
+    def _units(self) -> list[list[_Row]]:
+        """Interventions by shard: those of one arm together, then the later sites, and last those at full dose and the
+        norm of away, whose windows are compared in pairs and so must be in memory together."""
+        own = self.feature.site
+        rows = [_Row(own, arm, dose, "own") for arm in ARMS if arm != "rotated" for dose in DOSES]
+        rows += [_Row(own, arm, dose, "away") for arm in ("rotated", "mean_difference") for dose in DOSES]
+        headline = [_Row(own, arm, 1.0, "own" if arm == "away" else "away") for arm in ARMS]
+        units = [list(some) for _, some in groupby(rows, lambda row: (row.arm, row.at_norm))]
+        for site in self.later:
+            units.append([_Row(site, arm, 1.0, "own" if arm == "away" else "away")
+                          for arm in ("away", "random", "rotated", "mean_difference")])  # fmt: skip
+        units = [[row for row in unit if row not in headline] for unit in units] + [headline]
+        units = [[row for row in unit if self.fitted.arms[row.site].has(row.arm)] for unit in units]
+        return [unit for unit in units if unit]
+
+    def _key(self, row: _Row) -> tuple[object, ...]:
+        return (row.site, *self.fitted.arms[row.site].key(row.arm, row.dose, row.at_norm))
+
+    def run(self, progress: Progress) -> None:
+        """Run what is missing."""
+        with store.reading(self.path) as connection:
+            (done,) = connection.execute(
+                "SELECT coalesce(max(start + n), 0) FROM shard WHERE run_id = ?", [self.spec.run_id]
+            ).fetchall()[0]
+        # Interventions that change states alike are one pass.
+        passes = {self._key(row) for unit in self.units[int(done) :] for row in unit}
+        # A run's shards say how many codes it has: one, the direction's, with the last.
+        sizes = [0] * (len(self.units) - 1) + [len(self.spec.sets)]
+        run_units(
+            Journal(self.path, self.spec), model_row(self.model, self.feature.model), str(self.model.device),
+            partial(self._compute, computed=progress.computed), len(self.units), progress, "passes", sizes, len(passes),
+        )  # fmt: skip
+
+    def _compute(self, i: int, computed: Callable[[int], None]) -> Callable[[Session], None]:
+        outcomes: dict[_Row, Outcome] = {}
+        for row in self.units[i]:
+            key = self._key(row)
+            if key not in self._known:
+                self._known[key] = self.passes.run(row.site, row.arm, row.dose, row.at_norm)
+                computed(1)
+            outcomes[row] = self._known[key]
+
+        def write(session: Session) -> None:
+            self._insert(session, outcomes)
+            if i == len(self.units) - 1:
+                self._conclude(session, {row.arm: one for row, one in outcomes.items()})
+
+        return write
+
+    # ---- rows ----
+
+    def _site_id(self, site: Site) -> str:
+        return f"{self.feature.model_id}/{site}"
+
+    def _insert(self, session: Session, outcomes: dict[_Row, Outcome]) -> None:
+        for site in dict.fromkeys(row.site for row in outcomes):
+            if session.get(schema.Site, self._site_id(site)) is None:
+                session.add(
+                    schema.Site(
+                        site_id=self._site_id(site), model_id=self.feature.model_id, name=site.name, point=site.point,
+                        layer=site.layer, width=self.model.width,
+                    )
+                )  # fmt: skip
+        n = len(outcomes)
+        columns: dict[str, Any] = {
+            "run_id": [self.spec.run_id] * n,
+            "feature_id": np.full(n, self.feature.feature_id, np.int64),
+            "site_id": [self._site_id(row.site) for row in outcomes],
+            "arm": [row.arm for row in outcomes],
+            "dose": [row.dose for row in outcomes],
+            "at_norm": [row.at_norm for row in outcomes],
+            "norm": [one.norm for one in outcomes.values()],
+            "n": [one.n for one in outcomes.values()],
+        }
+        for k, name in enumerate(("own_logit_change", "other_logit_change", "kl")):
+            columns[name] = [float(one.mean[k]) for one in outcomes.values()]
+        for k, name in enumerate(("own_std_error", "other_std_error", "kl_std_error")):
+            # NULL with one window.
+            columns[name] = pa.array([one.errors[k] for one in outcomes.values()], pa.float64())
+        bulk.insert(session, schema.flip_row, columns)
+
+    def _conclude(self, session: Session, outcomes: dict[str, Outcome]) -> None:
+        """Figures of the feature, of all features flipped at its site, and the direction."""
+        own = feature_figures(self.feature, outcomes, self.seed)
+        every = [*own, *site_figures(session, self.feature, own, self.seed)]
+        bulk.insert_figures(session, self.spec.run_id, every)
+        if self.fitted.direction is not None:
+            _direction_rows(session, self.spec.sets[0], self.feature, self.fitted.direction)
+
+
+def _direction_rows(session: Session, of: SetSpec, feature: Feature, direction: Tensor) -> None:
+    """What is stored of the difference of means, `direction` (width,) at its own length: its sign code.
+
+    The place for its tokens, read through the unembedding, too.
+    """
+    unit = direction[None] / norm_of(direction)
+    norms = norm_of(direction[None]).cpu().numpy().astype(np.float32)
+    codes = pack_signs(unit).cpu().numpy()
+    items = np.array([feature.feature_id], np.int64)
+    bulk.insert_codes(session, [bulk.code_columns(of.code_set_id, items, norms, codes)])
