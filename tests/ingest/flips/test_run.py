@@ -18,7 +18,7 @@ import signarium
 from signarium.catalog import schema, store
 from signarium.catalog.codes import unpack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
-from signarium.ingest.flips import inject, tokens
+from signarium.ingest.flips import inject, passes, tokens
 from signarium.ingest.flips.arms import ARMS, DOSES
 from signarium.ingest.flips.run import FlipReport, flip
 from signarium.ingest.model import load_model
@@ -154,11 +154,30 @@ def test_figures_stand_beside_their_controls(flipped: tuple[Path, FlipReport]) -
                 value, n, error, split = figures[subject, ident, metric, control]
                 assert value == pytest.approx(by_arm[arm][k]) and error is not None and split == "held_out"
                 assert n == (6 * tokens.POSITIONS if subject == "feature" else 1)
+            specific = figures[subject, ident, "own_less_other", control][0]
+            assert specific == pytest.approx(by_arm[arm][0] - by_arm[arm][1])
         assert figures[subject, ident, "own_logit_change", "other_tokens"][0] == pytest.approx(
             by_arm["away"][1]
         )
         assert figures[subject, ident, "own_logit_change", "none"][2] == pytest.approx(by_arm["away"][3])
-    assert len(figures) == 2 * (3 * len(ARMS) + 1)
+    assert len(figures) == 2 * (4 * len(ARMS) + 1)
+
+
+def test_doses_below_one_take_every_second_window(
+    flipped: tuple[Path, FlipReport], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dose that is compared has all windows, and comes out the same either way."""
+    monkeypatch.setattr(passes, "HALVED", 4)
+    path = copy(home, tmp_path / "c.duckdb")
+    report = flip(path, feature_of(path), text=home / "a.txt", **SMALL)
+    sizes = rows(path, "SELECT DISTINCT dose = 1, n FROM flips ORDER BY ALL")
+    assert sizes == [(False, 3 * tokens.POSITIONS), (True, 6 * tokens.POSITIONS)]
+    query = "SELECT site, arm, at_norm, norm, own_logit_change, kl, own_std_error FROM flips WHERE dose = 1 ORDER BY ALL"
+    for one, other in zip(rows(path, query), rows(flipped[0], query), strict=True):
+        assert one[:3] == other[:3]
+        assert one[3:] == pytest.approx(other[3:], rel=1e-3, abs=1e-6)
+    assert report.run_id == flipped[1].run_id
+    sound(path)
 
 
 def test_the_difference_of_means_is_a_code(flipped: tuple[Path, FlipReport]) -> None:
@@ -172,6 +191,13 @@ def test_the_difference_of_means_is_a_code(flipped: tuple[Path, FlipReport]) -> 
     assert (subject, centre, basis, site, n) == ("direction", "zero", "standard", "resid_post.1", 1)
     assert item == report.feature_id and norm > 0
     assert unpack(np.frombuffer(code, np.uint8)[None], 48).any()
+    said = rows(
+        path,
+        "SELECT source, direction, count(*) FROM projections WHERE subject = 'direction' AND subject_id = ? GROUP BY ALL "
+        "ORDER BY ALL",
+        [str(report.feature_id)],
+    )
+    assert said == [(source, way, 20) for source in ("float", "sign") for way in ("down", "up")]
 
 
 def test_a_row_is_what_a_hooked_model_gives(flipped: tuple[Path, FlipReport], home: Path) -> None:
