@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _SOURCES = ("categories", "discovery")
 """The jobs that make features."""
-_ROW_BYTES = 14
+_ROW_BYTES = 9
 """Of a row of `writer_row` or `coalition_row` in the file."""
 
 

@@ -26,6 +26,8 @@ SAMPLE = 1024
 """Directions that the overlap of floats and signs is measured on, beside its controls."""
 _LOGIT_BYTES = 64 << 20
 """What the logits of some directions over the whole vocabulary may take."""
+_GROUP = 64
+"""Tokens whose logits are first looked at through their best."""
 Ids = NDArray[np.int32]
 
 
@@ -94,9 +96,7 @@ class Vocabulary:
         for start in range(0, len(directions), max(1, rows)):
             x = self.normed(directions[start : start + rows])
             logits = self._logits(x, buffer[: len(x)])
-            up, up_logits = _top(logits, k)
-            down, down_logits = _top(logits.neg_(), k)
-            parts.append((up, up_logits, down, -down_logits))
+            parts.append((*_top(logits, k, largest=True), *_top(logits, k, largest=False)))
         if not parts:
             ids, values = np.empty((0, k), np.int32), np.empty((0, k), np.float32)
             return Words(ids, values, ids, values)
@@ -112,17 +112,44 @@ class Vocabulary:
         return out
 
 
-def _top(logits: Tensor, k: int) -> tuple[Ids, NDArray[np.float32]]:
-    """Ids and values of the k largest of each row, equal ones by id."""
-    values, ids = logits.topk(k, dim=1)
+def _top(logits: Tensor, k: int, largest: bool) -> tuple[Ids, NDArray[np.float32]]:
+    """Ids and values of the k largest (or smallest) of each row in order, equal ones by id.
+
+    The k best lie in the k groups whose best are best, so that the rest of the vocabulary is looked at once.
+    """
+    n, size = logits.shape
+    whole = size // _GROUP * _GROUP
+    if whole < 4 * k * _GROUP:
+        values, ids = logits.topk(k, dim=1, largest=largest)
+        return _in_order(values, ids, _reach(logits, values, largest) > k, logits, largest)
+    groups = logits[:, :whole].view(n, -1, _GROUP)
+    best = groups.amax(2) if largest else groups.amin(2)
+    chosen = best.topk(k, dim=1, largest=largest).indices
+    ids = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=logits.device)).flatten(1)
+    ids = torch.cat([ids, torch.arange(whole, size, device=logits.device).expand(n, -1)], 1)
+    candidates = logits.gather(1, ids)
+    values, places = candidates.topk(k, dim=1, largest=largest)
+    # An equal of the last one is among the candidates, or it is the best of a group that is not: then of k more.
+    tied = (_reach(candidates, values, largest) > k) | (_reach(best, values, largest) > k)
+    return _in_order(values, ids.gather(1, places), tied, logits, largest)
+
+
+def _reach(x: Tensor, values: Tensor, largest: bool) -> Tensor:
+    """(n,): how many of each row are at least as good as the last of `values`."""
+    border = values[:, -1:]
+    return ((x >= border) if largest else (x <= border)).sum(1)
+
+
+def _in_order(
+    values: Tensor, ids: Tensor, tied: Tensor, logits: Tensor, largest: bool
+) -> tuple[Ids, NDArray[np.float32]]:
     # Rows of the unembedding that are alike, as those of unused tokens often are, tie at the border.
-    tied = torch.nonzero((logits >= values[:, -1:]).sum(1) > k)[:, 0].tolist()
-    for row in tied:
-        ids[row] = logits[row].sort(descending=True, stable=True).indices[:k]
+    for row in torch.nonzero(tied)[:, 0].tolist():
+        ids[row] = logits[row].sort(descending=largest, stable=True).indices[: ids.shape[1]]
         values[row] = logits[row, ids[row]]
     by_id = ids.argsort(dim=1)
     ids, values = ids.gather(1, by_id), values.gather(1, by_id)
-    order = values.argsort(dim=1, descending=True, stable=True)
+    order = values.argsort(dim=1, descending=largest, stable=True)
     return (
         ids.gather(1, order).to(torch.int32).cpu().numpy(),
         values.gather(1, order).float().cpu().numpy(),

@@ -44,13 +44,15 @@ def test_project_is_what_the_model_would_say(architecture: str) -> None:
     assert np.allclose(again.up_logits, -found.down_logits, rtol=1e-4, atol=1e-5)
 
 
-def test_equal_logits_are_ordered_by_token() -> None:
+@pytest.mark.parametrize(("n", "values"), [(200, 4), (5200, 4), (5200, 3000), (6001, 100_000)])
+def test_equal_logits_are_ordered_by_token(n: int, values: int) -> None:
+    """Few values tie at the border, many do so now and then; 6,001 tokens are no whole number of groups."""
     rng = np.random.default_rng(0)
-    logits = rng.integers(0, 4, (30, 200)).astype(np.float32)
-    ids, values = words._top(torch.from_numpy(logits), words.TOP)
-    up, _ = by_hand(logits)
-    assert (ids == up).all()
-    assert (values == np.take_along_axis(logits, up, 1)).all()
+    logits = rng.integers(0, values, (30, n)).astype(np.float32)
+    for largest, expected in zip((True, False), by_hand(logits), strict=True):
+        ids, found = words._top(torch.from_numpy(logits), words.TOP, largest)
+        assert (ids == expected).all()
+        assert (found == np.take_along_axis(logits, expected, 1)).all()
 
 
 def test_blocks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
