@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(MODEL): tests/fetch_models.py | $(VENV)/.installed
 	$(BIN)/python tests/fetch_models.py
 
-demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find its features, then query it all
+demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features and writers, flip one, query it all
 	@mkdir -p $(DEMO)
 	@$(BIN)/python -c "from pydoc_data.topics import topics; print('\n'.join(topics[k] for k in sorted(topics)))" > $(DEMO)/python-topics.txt
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb ingest $(MODEL) --name SmolLM2-135M --text $(DEMO)/python-topics.txt --max-tokens $(DEMO_TOKENS)
@@ -37,6 +37,9 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find its feat
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb features list --kind category --survives --limit 10
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb features show european_country --site resid_post.5 --centre mean
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb features read "The king of France sailed to Norway in May and ate cold fish."
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest feature:calendar --site resid_post.29 --centre mean --in neurons -k 8
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb neurons show 29/305
+	$(BIN)/signarium --db $(DEMO)/demo.duckdb flip calendar --site resid_post.29 --centre mean --text $(DEMO)/python-topics.txt
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb evidence
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 

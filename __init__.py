@@ -377,11 +377,11 @@ class Catalogue:
                 one_model(connection, model)
         findings = verify(self.path)
         if model is not None:
-            from .ingest.encode import recheck_types
+            from .ingest.encode import recheck
 
-            for one in recheck_types(self.path, model):
+            for one in recheck(self.path, model):
                 share = one.flipped / max(1, one.bits)
-                what = f"types recomputed at {one.site} ({share:.2%} of the bits differ)"
+                what = f"{one.what} ({share:.2%} of the bits differ)"
                 findings.append(Finding(what, one.codes, one.codes if share > _MOST_FLIPPED else 0))
         return findings
 

@@ -1,6 +1,6 @@
 """What the README says about speed and size, measured on this machine, side by side in one run.
 
-    python benchmarks/run.py [--quick] [--only ingest,load,search,commands,features]
+    python benchmarks/run.py [--quick] [--only load,search,commands,features,writers,ingest]
 
 Prints one table and writes it to benchmarks/RESULTS.md. Speed is a ratio against a named peer measured beside it.
 """
@@ -235,7 +235,36 @@ def features(folder: Path, quick: bool) -> list[Row]:
     return rows
 
 
-PARTS = {"load": load, "search": search, "commands": commands, "features": features, "ingest": ingest}
+def writers(folder: Path, quick: bool) -> list[Row]:  # noqa: ARG001
+    """Agreements of features with every neuron of a model, and coalitions in one block, on synthetic weights."""
+    import json
+
+    rows: list[Row] = []
+    # Neurons of a block, blocks, width, features: SmolLM2's, and those of a model with 8 billion parameters.
+    shapes = [(1536, 4, 576, 500)] if quick else [(1536, 30, 576, 8400), (14_336, 32, 4096, 1500)]
+    for neurons, blocks, width, n in shapes:
+        command = [sys.executable, str(HERE / "writers.py"), *map(str, (neurons, blocks, width, n))]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = json.loads(result.stdout)
+        rows.append(
+            (
+                f"agreements of {n:,} features with {blocks * neurons:,} neurons of width {width:,}",
+                f"{found['agreements_s']:.1f} s",
+                f"peak {found['peak_bytes'] / 2**30:.2f} GiB; coalitions of one block, 7 sizes, "
+                f"{found['coalition_s']:.1f} s, and in split halves {found['split_half_s']:.1f} s",
+            )
+        )
+    return rows
+
+
+PARTS = {
+    "load": load,
+    "search": search,
+    "commands": commands,
+    "features": features,
+    "writers": writers,
+    "ingest": ingest,
+}
 
 
 def processor() -> str:

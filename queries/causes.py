@@ -180,7 +180,10 @@ def _flip_header(
 ) -> str:
     params = json.loads(run["params"] or "{}")
     windows = params.get("scored_windows", params.get("windows"))
-    where = f"{rows[0]['n']:,} positions" + (f" of {windows} windows" if windows else "")
+    sizes = [row["n"] for row in rows]
+    where = f"{max(sizes):,} positions" + (f" of {windows} windows" if windows else "")
+    if min(sizes) < max(sizes):
+        where += f" (below dose 1: {min(sizes):,} positions of every second one)"
     tokens = f"its {params['own_tokens']} own tokens" if params.get("own_tokens") else "its own tokens"
     others = f"{params['other_tokens']} others" if params.get("other_tokens") else "others"
     text = (

@@ -14,7 +14,7 @@ import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
 from signarium.ingest import encode
-from signarium.ingest.encode import encode_text, recheck_types, site_mean
+from signarium.ingest.encode import encode_text, recheck, site_mean
 
 CONTEXT = 32
 SITES = ("embed", "resid_post.1", "k.1")
@@ -91,7 +91,7 @@ def test_weights_that_moved_or_changed(tmp_path: Path) -> None:
     model.rename(tmp_path / "away")
     for call in (
         lambda: encode_text(path, "model", "embed", "zero", "king", None, "cpu"),
-        lambda: recheck_types(path, "model"),
+        lambda: recheck(path, "model"),
     ):
         with pytest.raises(ModelError, match="weights of model are not at hand") as caught:
             call()
@@ -108,13 +108,15 @@ def test_recheck_finds_what_was_changed(home: Path, tmp_path: Path) -> None:
     n = rows(path, "SELECT vocab_size FROM models")[0][0]
     # Every type: the batch of the ingest, in which one row stands for one token, was CONTEXT tokens; these
     # models are too small for that to matter (their float32 products are summed in the same order).
-    found = recheck_types(path, "model", n=n)
-    assert [(one.site, one.codes) for one in found] == [(site, n) for site in sorted(SITES)]
+    found = recheck(path, "model", n=n)
+    assert [(one.what, one.codes) for one in found] == [
+        (f"types recomputed at {site}", n) for site in sorted(SITES)
+    ]
     widths = dict(rows(path, "SELECT site, width FROM sites"))
-    assert all(one.bits == n * widths[one.site] for one in found)
+    assert all(one.bits == n * widths[one.what.split()[-1]] for one in found)
     assert [one.flipped for one in found] == [0, 0, 0]
     # A sample is a sample, the same each time.
-    assert [one.codes for one in recheck_types(path, "model", n=10)] == [10, 10, 10]
+    assert [one.codes for one in recheck(path, "model", n=10)] == [10, 10, 10]
     broken = tmp_path / "broken.duckdb"
     broken.write_bytes(path.read_bytes())
     import sqlalchemy
@@ -127,7 +129,7 @@ def test_recheck_finds_what_was_changed(home: Path, tmp_path: Path) -> None:
                 f"({ids} AND subject = 'type')"
             )
         )
-    flipped = {one.site: one.flipped for one in recheck_types(broken, "model", n=n)}
+    flipped = {one.what.split()[-1]: one.flipped for one in recheck(broken, "model", n=n)}
     assert flipped == {"embed": 0, "resid_post.1": 0, "k.1": n // 2 * widths["k.1"]}
 
 
@@ -149,7 +151,7 @@ def test_the_catalogue_is_not_held_while_a_model_loads(home: Path, monkeypatch: 
 
     monkeypatch.setattr(store, "reading", reading)
     monkeypatch.setattr(encode, "load_model", load)
-    recheck_types(home / "c.duckdb", "model", n=5)
+    recheck(home / "c.duckdb", "model", n=5)
     encode_text(home / "c.duckdb", "model", "embed", "mean", "king", None, "cpu")
 
 
@@ -160,5 +162,5 @@ def test_a_catalogue_without_types_has_nothing_to_check(tmp_path: Path) -> None:
     signarium.ingest(  # type: ignore[operator]
         path, model, text=[tmp_path / "a.txt"], stages=["states"], sites="embed", context=32, device="cpu"
     )
-    assert recheck_types(path, "llama-0") == []
+    assert recheck(path, "llama-0") == []
     assert codes(path, "states", "embed", "zero")[2].shape[1] == 6

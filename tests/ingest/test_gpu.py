@@ -14,7 +14,7 @@ import tiny
 import signarium
 from signarium.catalog import store
 from signarium.catalog.codes import hamming
-from signarium.ingest.encode import encode_text, recheck_types
+from signarium.ingest.encode import encode_text, recheck
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 MOST_FLIPPED = 1e-3
@@ -58,7 +58,7 @@ def test_an_ingest_is_that_of_the_cpu(architecture: str, device: str, tmp_path: 
         assert found[key][0] == items
         assert hamming(found[key][1], rows).sum() <= MOST_FLIPPED * rows.size * 8, key
     name = model.name
-    for one in recheck_types(paths[1], name):
+    for one in recheck(paths[1], name):
         assert one.flipped <= MOST_FLIPPED * one.bits
     shown = encode_text(paths[1], name, "resid_post.1", "zero", "The king saw 12", device=device)
     plain = encode_text(paths[0], name, "resid_post.1", "zero", "The king saw 12", device="cpu")

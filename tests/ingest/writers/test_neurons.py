@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
-from digest import Commands, commands, digest, rows, sound
+from digest import Commands, digest, rows, sound
+from sqlalchemy import text
 
 import signarium
+from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput
+from signarium.ingest.encode import recheck
 from signarium.ingest.writers import neurons, words
 
 
@@ -97,6 +101,26 @@ def test_words_of_each_neuron(home: Path) -> None:
     assert {row[2] for row in figures} == {min(words.SAMPLE, model.n_layers * model.d_ffn)}
 
 
+def test_they_are_read_again(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.duckdb"
+    shutil.copy(home / "gpt2.duckdb", path)
+    model = tiny.loaded("gpt2")
+    n = model.n_layers * model.d_ffn
+    (found,) = recheck(path, "gpt2-0", n=50)
+    assert (found.what, found.codes, found.bits, found.flipped) == (
+        "neurons read again",
+        50,
+        50 * model.width,
+        0,
+    )
+    with store.writing(path) as session:
+        session.execute(text("UPDATE code_row SET code = (~(code::BIT))::BLOB WHERE item < 1000 AND item % 2 = 0 AND "
+                             "code_set_id IN (SELECT code_set_id FROM code_set WHERE subject = 'neuron')"))  # fmt: skip
+    (found,) = recheck(path, "gpt2-0", n=n)
+    # The padding of the last byte was turned as well.
+    assert found.codes == n and found.flipped >= model.d_ffn // 2 * model.width
+
+
 def test_again_is_nothing(home: Path) -> None:
     path = home / "gpt2.duckdb"
     before = digest(path)
@@ -137,12 +161,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, warm: Commands) -> Path:
     path = tmp_path_factory.mktemp("whole") / "c.duckdb"
     assert warm.run("--db", path, *COMMAND).code == 0
     return path
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with commands(tmp_path_factory.mktemp("warm")) as started:
-        yield started
 
 
 @pytest.mark.parametrize("nth", [2, 6])
