@@ -681,7 +681,7 @@ def neurons_show(db: Path, neuron: str, format_: str, output: Path | None, model
     default=0,
     show_default=True,
     metavar="N",
-    help="Of which windows, and of the random arms.",
+    help="Of the random arms and of the order of dimensions.",
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @page_options("json: a list of the rows of the view `flips`.")

@@ -136,7 +136,8 @@ LEFT JOIN (SELECT run_id, sum(tokens)::BIGINT AS tokens, sum(wall_s) AS wall_s, 
     ),
     View(
         "sites",
-        "One row a site that has been ingested.",
+        "One row a site that has been ingested or changed. `residual` is the residual stream at no particular block, where "
+        "neurons write.",
         {
             "site_id": "model_id and site",
             **_SITE,
@@ -354,8 +355,8 @@ WHERE cs.subject = 'unembedding'""",
     ),
     View(
         "writers",
-        "One row a neuron among the 50 of a feature's own block that agree most with it. Expect many near 0.6 by chance: "
-        "`evidence` has the controls.",
+        "One row a neuron among the 50 of a feature's own block that agree most with it. Chance alone gives 0.6 and more, and 1 "
+        "for features of few dimensions: `evidence` has the controls.",
         {
             **_FEATURE,
             "layer": "block: the feature's own",
@@ -409,9 +410,10 @@ LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.tok
             "run_id": "the job that measured it",
             **_FEATURE,
             "site": "where the residual stream was changed: the feature's own site or a later one",
-            "arm": "`away` (its dimensions set against the feature), `toward`, `random` (as many other dimensions turned), "
+            "arm": "`away` (its dimensions set against the feature), `toward`, `random` (as many random dimensions turned), "
             "`disjoint` (another feature's), `rotated` (a push against the same words' feature in a Haar basis), "
-            "`mean_difference` (its words' difference of means taken out)",
+            "`mean_difference` (its words' difference of means taken out, but at a first position; at the norm of away pushed "
+            "against). Signs are about zero, or for centre `mean` about the mean of the text's states",
             "dose": "share of the dimensions, or of the push",
             "at_norm": "`own`, or `away`: scaled at each position to what the arm away changes there",
             "norm": "mean Euclidean norm of the change over positions",

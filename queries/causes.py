@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TOP = 10
 """Writers, and tokens of a list, on a feature's page."""
-FLIP_METRICS = ("own_logit_change", "other_logit_change", "flip_kl")
+FLIP_METRICS = ("own_logit_change", "other_logit_change", "flip_kl", "own_less_other")
 """Measurements of a flip, which stand in a table of their own."""
 ARMS = {
     "away": "away",
@@ -33,10 +33,11 @@ ARMS = {
 _ARM_LEGEND = {
     "away": "away: its dimensions set against it",
     "toward": "toward: set as it expects",
-    "random": "random: as many other dimensions turned",
+    "random": "random: as many random dimensions turned",
     "disjoint": "disjoint: another feature's dimensions set against that",
     "rotated": "rotated: a push against the same words' feature in a Haar basis",
-    "mean_difference": "mean diff.: its words' difference of means taken out",
+    "mean_difference": "mean diff.: its words' difference of means taken out (but at a first position), or, at the norm of "
+    "away, pushed against",
 }
 _CHANCE = {
     "none": "here",
@@ -73,7 +74,10 @@ def chance(table: pa.Table, width: int) -> Iterator[str]:
     for row in table.to_pylist():
         groups.setdefault((row["kind"], row["centre"]), []).append(row)
     for (kind, centre), rows in groups.items():
-        found = {row["control"]: row["value"] for row in rows}
+        draws: dict[str, list[float]] = {}
+        for row in rows:
+            draws.setdefault(row["control"].partition(":")[0], []).append(row["value"])
+        found = {control: sum(values) / len(values) for control, values in draws.items()}
         order = [*(one for one in _CHANCE if one in found), *sorted(set(found) - set(_CHANCE))]
         figures = "; ".join(f"{found[one]:.3f} {_CHANCE.get(one, one.replace('_', ' '))}" for one in order)
         turned = "either polarity, " if rows[0]["metric"].endswith("_either") else ""
@@ -89,18 +93,23 @@ def coalitions(table: pa.Table, width: int) -> Iterator[str]:
     if not rows:
         return
     halved = any(not unknown(row["agreement_split_half"]) for row in rows)
-    cells = [["neurons", "paper's", "fair coins", "difference", *["split half"] * halved]]
+    cells = [["neurons", "paper's", "fair coins", "difference", *["split half", "above 0.5"] * halved]]
     for row in rows:
         line = [f"{row['k']:,}", f"{row['agreement']:.3f}", f"{row['agreement_random']:.3f}"]
         line.append(f"{row['agreement'] - row['agreement_random']:+.3f}")
         if halved:
             half = row["agreement_split_half"]
-            line.append("–" if unknown(half) else f"{half:.3f}")
+            line += ["–", "–"] if unknown(half) else [f"{half:.3f}", f"{half - 0.5:+.3f}"]
         cells.append(line)
     yield from aligned(cells, left=0)
     yield from sentence(
         "the paper's procedure chooses the neurons and scores their vote on the same dimensions, so read it against fair "
-        "coins put through the same, not against 0.5" + ("; of split half chance is 0.5" if halved else ""),
+        "coins put through the same, not against 0.5"
+        + (
+            "; split half scores on dimensions that chose nothing, and is the figure that counts"
+            if halved
+            else ""
+        ),
         width,
     )
 
@@ -180,6 +189,7 @@ def _flip_header(
 ) -> str:
     params = json.loads(run["params"] or "{}")
     windows = params.get("scored_windows", params.get("windows"))
+    about = ", signs taken about the mean of the text's states" if params.get("about") == "text mean" else ""
     sizes = [row["n"] for row in rows]
     where = f"{max(sizes):,} positions" + (f" of {windows} windows" if windows else "")
     if min(sizes) < max(sizes):
@@ -187,7 +197,7 @@ def _flip_header(
     tokens = f"its {params['own_tokens']} own tokens" if params.get("own_tokens") else "its own tokens"
     others = f"{params['other_tokens']} others" if params.get("other_tokens") else "others"
     text = (
-        f"its {feature['n_dims']:,} dimensions changed at every position of a text; changes of logits are means over "
+        f"its {feature['n_dims']:,} dimensions changed at every position of a text{about}; changes of logits are means over "
         f"{where} and over {tokens}, or {others} that are as frequent; ± is the standard error over windows"
     )
     if earlier:
@@ -198,7 +208,9 @@ def _flip_header(
 
 
 def _charts(rows: Sequence[dict[str, Any]], doses: Sequence[float], width: int, color: bool) -> Iterator[str]:
-    scale = scale_of([row["own_logit_change"] for row in rows])
+    # A shift of all logits alike says nothing of the feature.
+    own = {id(row): row["own_logit_change"] - row["other_logit_change"] for row in rows}
+    scale = scale_of(list(own.values()))
     titles = {
         "own": "each arm at its own norm",
         "away": "each arm moved as far as away moves that position",
@@ -211,12 +223,12 @@ def _charts(rows: Sequence[dict[str, Any]], doses: Sequence[float], width: int, 
             counted = norm if arm != "away" else "own"
             some = [row for row in rows if row["arm"] == arm and row["at_norm"] == counted]
             if some:
-                panels.append(Panel(name, {row["dose"]: row["own_logit_change"] for row in some}))
+                panels.append(Panel(name, {row["dose"]: own[id(row)] for row in some}))
         # Alone it is not drawn twice.
         if len(panels) > 1 or (panels and norm == "own" and all(row["at_norm"] == "own" for row in rows)):
             charts[norm] = panels
     cells = min((bar_size(panels, len(doses), width) for panels in charts.values()), default=(1, 1))
-    before = "change of the own tokens' logits against the dose"
+    before = "change of the own tokens' logits, less that of the others, against the dose"
     for norm, panels in charts.items():
         if before == "the same":
             yield ""
@@ -227,7 +239,7 @@ def _charts(rows: Sequence[dict[str, Any]], doses: Sequence[float], width: int, 
 
 def _flip_table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
     order = list(ARMS)
-    cells = [["arm", "at norm of", "norm", "own tokens", "other tokens", "KL (nats)"]]
+    cells = [["arm", "at norm of", "norm", "own tokens", "other tokens", "own - other", "KL (nats)"]]
 
     def key(row: dict[str, Any]) -> tuple[bool, bool, int, str]:
         arm = row["arm"]
@@ -238,17 +250,19 @@ def _flip_table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
     # To the hundredth, but for a column of less than a tenth.
     digits = {name: 2 if max(abs(row[name]) for row in rows) >= 0.1 else 3 for name in figures}
     for row in sorted(rows, key=key):
+
+        def shown(name: str, row: dict[str, Any] = row) -> str:
+            error = row[f"{figures[name]}_std_error"]
+            return _with_error(row[name], error, digits[name], "" if name == "kl" else "+")
+
         cells.append(
             [
                 ARMS.get(row["arm"], visible(row["arm"])),
                 "away" if row["at_norm"] == "away" or row["arm"] == "away" else "its own",
                 f"{row['norm']:.3g}",
-                *(
-                    _with_error(
-                        row[name], row[f"{error}_std_error"], digits[name], "" if name == "kl" else "+"
-                    )
-                    for name, error in figures.items()
-                ),
+                *(shown(name) for name in ("own_logit_change", "other_logit_change")),
+                f"{row['own_logit_change'] - row['other_logit_change']:+.{digits['own_logit_change']}f}",
+                shown("kl"),
             ]
         )
     lines = aligned(cells, left=2)

@@ -123,7 +123,7 @@ def _neuron(
     neurons = resolve_weights(connection, "neurons", model)
     layer, neuron = parse_neuron(query.value)
     code = neuron_code(connection, neurons, layer, neuron)
-    own = f"resid_post.{layer}"
+    own = _behind(connection, model, layer)
     if within is None and _has_features(connection, model, site or own):
         within = "features"
     target = _beside(connection, neurons.place, within, model, site, centre, own, f"neuron {layer}/{neuron}")
@@ -170,6 +170,17 @@ def _beside(
         target = resolve_in(connection, within, model, site, centre, "standard", "types", usual_site)
     _check_stream(target.place, what, place.width, f"one of {target.view}")
     return target
+
+
+def _behind(connection: duckdb.DuckDBPyConnection, model: str, layer: int) -> str:
+    """The first `resid_post` site behind a block that holds anything: an earlier one knows nothing of its neurons."""
+    row = connection.execute(
+        "SELECT s.name FROM site s JOIN model m USING (model_id) WHERE m.name = ? AND s.point = 'resid_post' AND s.layer >= ? "
+        "AND s.site_id IN (SELECT site_id FROM code_set WHERE subject = 'type' UNION ALL SELECT site_id FROM feature_row) "
+        "ORDER BY s.layer LIMIT 1",
+        [model, layer],
+    ).fetchone()
+    return row[0] if row is not None else f"resid_post.{layer}"
 
 
 def _has_features(connection: duckdb.DuckDBPyConnection, model: str, site: str) -> bool:

@@ -26,8 +26,8 @@ def queries() -> list[str]:
     return [one.strip() for one in block[1].split(";") if one.strip()]
 
 
-def test_the_readme_has_five_queries() -> None:
-    assert len(queries()) == 5
+def test_the_readme_has_six_queries() -> None:
+    assert len(queries()) == 6
 
 
 @pytest.mark.parametrize("query", queries(), ids=lambda query: query.split("\n")[0][:30])

@@ -24,9 +24,6 @@ DOSES = (0.2, 0.4, 0.6, 0.8, 1.0)
 ARMS = ("away", "toward", "random", "disjoint", "rotated", "mean_difference")
 ROTATION = 1
 """Seed of the Haar basis: the first that the stage features reads in."""
-EVERY_POSITION = True
-"""All positions of a window are changed, as in the paper; False would leave out position 0, whose state is many times
-as large as the others'."""
 
 
 @dataclass(frozen=True, eq=False)

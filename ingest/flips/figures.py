@@ -19,6 +19,8 @@ METRICS = ("own_logit_change", "other_logit_change", "flip_kl", "own_less_other"
 OTHER_TOKENS = "other_tokens"
 """The control of `own_logit_change` that is no arm: what away does to other tokens."""
 _SPLIT = "held_out"
+MANY = 10
+"""Features from which on their own spread says how far a mean over them can be trusted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,13 @@ def standard_error(values: NDArray[np.float64]) -> float | None:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-def feature_figures(feature: Feature, outcomes: dict[str, Outcome], seed: int) -> list[Figure]:
+def feature_figures(
+    feature: Feature, outcomes: dict[str, Outcome], seed: int, apart: bool = True
+) -> list[Figure]:
     """Figures of one feature from the arms at full dose and the norm of away, by arm.
 
     Control `none` is away itself. The error of a control is that of its difference to away, over the same windows.
+    A difference of means is in sample unless it was fitted `apart`, on other windows.
     """
     away = outcomes["away"]
     figures = []
@@ -62,8 +67,9 @@ def feature_figures(feature: Feature, outcomes: dict[str, Outcome], seed: int) -
     def add(metric: str, control: str, value: float, paired: NDArray[np.float64]) -> None:
         error = standard_error(paired)
         ident = str(feature.feature_id)
+        split = _SPLIT if apart or control != "mean_difference" else "in_sample"
         figures.append(
-            Figure(feature.site_id, "feature", ident, metric, control, _SPLIT, value, away.n, seed, error)
+            Figure(feature.site_id, "feature", ident, metric, control, split, value, away.n, seed, error)
         )
 
     for k, metric in enumerate(METRICS):
@@ -74,7 +80,7 @@ def feature_figures(feature: Feature, outcomes: dict[str, Outcome], seed: int) -
     return figures
 
 
-_OTHERS = """SELECT f.feature_id, x.metric, x.control, x.value
+_OTHERS = """SELECT f.feature_id, x.metric, x.control, x.split, x.value, x.std_error
 FROM measurement_row x JOIN run r USING (run_id) JOIN feature_row f ON x.subject_id = CAST(f.feature_id AS VARCHAR)
 WHERE x.subject = 'feature' AND r.job = 'flip' AND r.finished_at IS NOT NULL AND x.site_id = :site AND f.centre = :centre
   AND f.feature_id <> :feature
@@ -85,26 +91,36 @@ ORDER BY f.feature_id"""
 def site_figures(session: Session, feature: Feature, own: Sequence[Figure], seed: int) -> list[Figure]:
     """Means over all features flipped so far at the site and centre of `feature`, whose own figures are `own`.
 
-    Of a feature that was flipped several times the latest run counts. The error of a control is that of its
-    difference to away over features; of a single feature it is that over windows.
+    Of a feature that was flipped several times the latest run counts. A control stands over the features that have it, and
+    is left out unless all do. The error of a control is that of its difference to away: over features from `MANY` on,
+    else over the windows of each, which says how sure these features are and nothing of others. Without errors, that
+    is with one window, there are no figures.
     """
     rows = session.execute(
         text(_OTHERS), {"site": feature.site_id, "centre": feature.centre, "feature": feature.feature_id}
     ).fetchall()
     known = [tuple(row) for row in rows]
-    known += [(feature.feature_id, one.metric, one.control, one.value) for one in own]
-    order = {ident: i for i, ident in enumerate(sorted({row[0] for row in known}))}
-    values: dict[tuple[str, str], NDArray[np.float64]] = {}
-    for ident, metric, control, value in known:
-        values.setdefault((metric, control), np.full(len(order), np.nan))[order[ident]] = value
-    single = {(one.metric, one.control): one.std_error for one in own}
+    known += [
+        (feature.feature_id, one.metric, one.control, one.split, one.value, one.std_error) for one in own
+    ]
+    ids = sorted({row[0] for row in known})
+    values: dict[tuple[str, str], dict[int, tuple[float, float | None]]] = {}
+    for ident, metric, control, split, value, error in known:
+        if split == _SPLIT:
+            values.setdefault((metric, control), {})[ident] = value, error
     figures = []
-    for (metric, control), one in sorted(values.items()):
-        paired = None if control == "none" else one - values[metric, "none"]
-        found = site_figure(
-            feature.site_id, "flip", feature.centre, metric, control, _SPLIT, one, seed, paired
-        )
-        if found.n == 1:
-            found = replace(found, std_error=single.get((metric, control)))
-        figures.append(found)
+    for (metric, control), found in sorted(values.items()):
+        errors = [one[1] for one in found.values()]
+        if len(found) < len(ids) or any(one is None for one in errors):
+            continue
+        one = np.array([found[ident][0] for ident in ids])
+        away = np.array([values[metric, "none"][ident][0] for ident in ids])
+        figure = site_figure(
+            feature.site_id, "flip", feature.centre, metric, control, _SPLIT, one, seed,
+            None if control == "none" else one - away,
+        )  # fmt: skip
+        if len(ids) < MANY:
+            over_windows = float(np.sqrt(np.square(np.array(errors, np.float64)).sum()) / len(ids))
+            figure = replace(figure, std_error=over_windows)
+        figures.append(figure)
     return figures

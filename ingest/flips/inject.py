@@ -111,7 +111,7 @@ def check(model: LoadedModel, ids: Tensor, sites: Sequence[Site]) -> None:
             same = bool(
                 (last - recorded.last.float()).abs().max() <= 1e-3 * recorded.last.float().abs().max()
             )
-        except (KeyError, AttributeError, TypeError, IndexError):
+        except (KeyError, AttributeError, TypeError, IndexError, ValueError, RuntimeError):
             same = False
         if not same:
             raise SiteError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..forward import batches, default_batch_tokens
 from ..sites import Site
 from . import inject
-from .arms import EVERY_POSITION, norm_of
+from .arms import norm_of
 from .figures import Outcome
 from .fit import Fitted
 from .tokens import Windows, positions
@@ -82,6 +82,8 @@ class Passes:
         self._model, self._arms = model, fitted.arms
         n = len(chosen.scored)
         parts = [range(0, n, 2), range(1, n, 2)] if n >= HALVED else [range(n)]
+        # Once: a large head in another float type takes gigabytes.
+        unembedding = unembedding.float()
         self._parts = [_Part(model, chosen, part, fitted, sites, unembedding, bias) for part in parts]
 
     @torch.inference_mode()
@@ -94,8 +96,6 @@ class Passes:
             for recorded, at, real in zip(part.batches, part.measured, part.real, strict=True):
                 h = recorded.states[site]
                 changed = self._arms[site].changed(h.float(), arm, dose, at_norm).to(h.dtype)
-                if not EVERY_POSITION:
-                    changed[:, 0] = h[:, 0]
                 # What the model's own float type makes of it is what is applied.
                 norms.append(norm_of(changed.float() - h.float())[real].double())
                 lasts.append(inject.rest(self._model, recorded, site, changed)[at])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from ..plan import model_row
 from ..sites import Site
 from ..writers import words
 from . import inject
-from .arms import ARMS, DOSES, EVERY_POSITION, ROTATION, norm_of
+from .arms import ARMS, DOSES, ROTATION, norm_of
 from .figures import Outcome, feature_figures, site_figures
 from .fit import Fitted, fit_arms
 from .passes import Passes
@@ -148,7 +149,13 @@ def _prepare(
     later = [Site("resid_post", one) for one in later_layers(layer, model.n_layers)]
     inject.check(model, torch.from_numpy(chosen.scored[0])[None].to(model.device), [feature.site, *later])
     fitted = fit_arms(
-        path, model, feature, disjoint_from(path, feature), [feature.site, *later], chosen, seed
+        path,
+        model,
+        feature,
+        disjoint_from(path, feature, _begun_with(path, run_id)),
+        [feature.site, *later],
+        chosen,
+        seed,
     )
     notes = _notes(feature, chosen, fitted, model)
     params = {
@@ -159,7 +166,6 @@ def _prepare(
         "context": context,
         "seed": seed,
         "about": "zero" if feature.centre == "zero" else "text mean",
-        "every_position": EVERY_POSITION,
         "doses": list(DOSES),
         "basis": f"haar:{ROTATION}",
         "own_tokens": len(feature.tokens),
@@ -178,8 +184,16 @@ def _prepare(
         sets = (SetSpec(ident, feature.site, feature.site_id, "direction", "zero", model.width),)
     return _Job(
         path, model, feature, fitted, RunSpec(run_id, "flip", params, sets), later, notes, seed,
-        Passes(model, chosen, fitted, [feature.site, *later], unembedding, bias),
+        Passes(model, chosen, fitted, [feature.site, *later], unembedding, bias), chosen.apart,
     )  # fmt: skip
+
+
+def _begun_with(path: Path, run_id: str) -> int | None:
+    """The disjoint feature of a run that was cut short: by now there may be one that fits better."""
+    with store.reading(path) as connection:
+        row = connection.execute("SELECT params FROM run WHERE run_id = ?", [run_id]).fetchone()
+    found = json.loads(row[0]).get("disjoint_feature") if row else None
+    return int(found) if found is not None else None
 
 
 def later_layers(layer: int, n_layers: int) -> list[int]:
@@ -234,7 +248,9 @@ class _Job:
         notes: list[str],
         seed: int,
         passes: Passes,
+        apart: bool,
     ) -> None:
+        self.apart = apart
         self.path, self.model, self.feature, self.fitted, self.spec = path, model, feature, fitted, spec
         self.later, self.notes, self.seed, self.passes = later, notes, seed, passes
         self.units = self._units()
@@ -335,7 +351,7 @@ class _Job:
 
     def _conclude(self, session: Session, outcomes: dict[str, Outcome], said: dict[str, Any] | None) -> None:
         """Figures of the feature, of all features flipped at its site, and the direction."""
-        own = feature_figures(self.feature, outcomes, self.seed)
+        own = feature_figures(self.feature, outcomes, self.seed, self.apart)
         every = [*own, *site_figures(session, self.feature, own, self.seed)]
         bulk.insert_figures(session, self.spec.run_id, every)
         if self.fitted.direction is None or said is None:

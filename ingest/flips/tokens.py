@@ -80,7 +80,8 @@ def read_feature(path: Path, feature_id: int) -> Feature:
     site, basis = row[3], row[8]
     if not site.startswith("resid_post."):
         raise InvalidInput(
-            f"feature {feature_id} is at {site}, which no block writes to", "flip one at a resid_post site"
+            f"feature {feature_id} is at {site}, which is not what a block gives out",
+            "flip one at a resid_post site",
         )
     if basis != "standard":
         raise InvalidInput(f"feature {feature_id} is in the basis {basis}", "flip one in the standard basis")
@@ -112,11 +113,11 @@ def _feature(row: Sequence[Any]) -> Feature:
     )
 
 
-def disjoint_from(path: Path, feature: Feature) -> tuple[Feature, Bools] | None:
+def disjoint_from(path: Path, feature: Feature, known: int | None = None) -> tuple[Feature, Bools] | None:
     """Another feature of the same kind, site and centre that shares no token, and its dimensions outside the mask.
 
-    Of all, the one that has left nearest to as many dimensions as the feature has, the lowest id of equals; None if
-    none has any left.
+    Of all, the one that has left nearest to as many dimensions as the feature has, the lowest id of equals, or that
+    which is `known`; None if none has any left.
     """
     query = _QUERY.format("f.site_id = ? AND f.kind = ? AND f.centre = ? AND f.basis = 'standard'")
     with store.reading(path) as connection:
@@ -129,7 +130,7 @@ def disjoint_from(path: Path, feature: Feature) -> tuple[Feature, Bools] | None:
             continue
         if np.isin(other.tokens, feature.tokens).any():
             continue
-        distance = abs(int(left.sum()) - feature.n_dims)
+        distance = -1 if other.feature_id == known else abs(int(left.sum()) - feature.n_dims)
         if best is None or distance < best[0]:
             best = distance, other, left
     return best and best[1:]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..features.bits import Counts, Patterns, rng
-from .agreements import Agreements, Signs, coins, steps
+from .agreements import Agreements, Signs, steps
 
 KS = (1, 10, 50, 100, 200, 500, 1000)
 Floats = NDArray[np.float64]
@@ -115,13 +115,6 @@ def halves(patterns: Patterns, keys: NDArray[np.int64], seed: int) -> tuple[Patt
     return Patterns(first, patterns.polarity), Patterns(patterns.mask & ~first, patterns.polarity)
 
 
-def random_patterns(patterns: Patterns, keys: NDArray[np.int64], seed: int) -> Patterns:
-    """The same dimensions with signs drawn at random."""
-    width = patterns.mask.shape[1]
-    drawn = [rng(seed, "random_pattern", key).integers(0, 2, width, np.uint8) for key in keys]
-    return Patterns(patterns.mask, np.array(drawn, bool).reshape(patterns.mask.shape))
-
-
 def split_half(parts: tuple[Patterns, Patterns], block: Signs, ks: Sequence[int]) -> Floats:
     """Ranked on one of `parts` and scored on the other, the mean over both ways: (features, K).
 
@@ -137,27 +130,17 @@ def curves(
     held: Agreements,
     ids: NDArray[np.int64],
     blocks: dict[str, Signs],
-    generator: np.random.Generator,
     ks: Sequence[int],
     seed: int,
 ) -> dict[tuple[str, str], Floats]:
     """Shares right, (features, K), by (control, split), in sample and held out.
 
-    `blocks`: the signs (neurons, width) of the trained weights, "none", and of others by the control's name;
-    `generator` draws the coins, and `ids` (features,) are the keys of what is drawn for a feature.
+    `blocks`: the signs (neurons, width) of the trained weights, "none", and of others by the control's name. `ids`
+    (features,) are the keys by which a feature's halves are drawn.
     """
-    patterns = held.patterns
-    parts = halves(patterns, ids, seed)
-    random = random_patterns(patterns, ids, seed)
-    # On the same halves: only the expected signs differ.
-    drawn = Patterns(parts[0].mask, random.polarity), Patterns(parts[1].mask, random.polarity)
-    fair = coins(len(blocks["none"]), patterns.mask.shape[1], generator)
+    parts = halves(held.patterns, ids, seed)
     found: dict[tuple[str, str], Floats] = {}
-    for control, block, whole, split in (
-        *((name, block, held, parts) for name, block in blocks.items()),
-        ("fair_coin", fair, held, parts),
-        ("random_pattern", blocks["none"], Agreements(random), drawn),
-    ):
-        found[control, "in_sample"] = curve(whole, whole.patterns, block, ks)
-        found[control, "held_out"] = split_half(split, block, ks)
+    for control, block in blocks.items():
+        found[control, "in_sample"] = curve(held, held.patterns, block, ks)
+        found[control, "held_out"] = split_half(parts, block, ks)
     return found

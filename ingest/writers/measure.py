@@ -2,7 +2,8 @@
 
 Every figure is measured with the trained weights and, in the very same way, with weights that know nothing of the
 features: `column_shuffled` (each neuron's own weights permuted among the dimensions), `gaussian` or `fair_coin`
-(drawn, same shape). Draws hang on the seed, a name and the block, not on the site or on the other features.
+(drawn, same shape). Each is drawn `DRAWS` times, since all features share a draw and so its luck. Draws hang on the
+seed, a name and the block, not on the site or on the other features.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ from .agreements import (
     Weights,
     Writers,
     above,
+    coins,
     floats,
     shuffled,
     signs,
 )
 from .coalitions import KS
 
+DRAWS = 3
+"""Of each control: `gaussian:1`, `gaussian:2`, ..."""
 TENTHS = (6, 7, 8)
 """Agreements that the paper counts neurons above, in tenths."""
 Floats = NDArray[np.float64]
@@ -81,7 +85,8 @@ def measure_site(
 
     `directions(block)`, [neurons, width] as `LoadedModel.ffn_directions` gives it, is asked for one block at a time.
     Blocks that raise SiteError are left out of the comparison of blocks, but for the site's own. Features without a
-    dimension have no writers and are left out.
+    dimension have no writers and are left out. Only blocks with as many neurons are compared: of more, the best is
+    better.
 
     The figures, subject a group's kind and subject_id its centre:
 
@@ -92,13 +97,13 @@ def measure_site(
     - `writer_best`: mean over features of the best agreement in the own block; controls other_blocks (the best of
       each other block, their mean), next_blocks (the blocks before and after), column_shuffled, gaussian. Each block
       has its best picked from as many neurons: a neuron picked here and read there would be at 0.5 anyway.
-    - `own_block_share`: share of features whose best neuron of all blocks is in the own one, strictly; controls
-      chance (1 / blocks), column_shuffled.
+    - `own_block_share`: share of features whose best neuron of all blocks is in the own one (of t blocks that are
+      equally good each has 1 / t); controls chance (1 / blocks), column_shuffled.
     - `coalition_K`: mean over features of the share that the vote of the best K neurons gets right;
       `coalition_K_median`: the paper's median, without a standard error. Controls fair_coin, column_shuffled,
       later_block (that of the next block, which writes only behind this site: what the shape of the residual stream
-      alone gives), random_pattern (the same weights and dimensions, expected signs drawn). Split `in_sample` is the paper's
-      procedure; `held_out` ranks on one half of the dimensions and scores on the other.
+      alone gives; none behind the last). Split `in_sample` is the paper's procedure; `held_out` ranks on one half of the
+      dimensions and scores on the other.
 
     Suffix `_either` means in either polarity. A control's standard error is that of its difference to the figure.
 
@@ -121,13 +126,16 @@ def measure_site(
         values |= shares(held, one, control)
         blocks[control] = signs(torch.from_numpy(one))
     del weights, one
-    gaussian = held.extremes(blocks["gaussian"])
-    values |= over_layers(held, layer, *best_of_blocks(held, directions, n_layers, layer, seed), gaussian)
+    drawn = {name: held.extremes(block) for name, block in blocks.items() if name != "none"}
+    values |= over_layers(held, layer, *best_of_blocks(held, directions, n_layers, layer, seed), drawn)
     writers = agreements.top_writers(held.counts(blocks["none"]), patterns.n_dims, WRITERS)
-    del blocks["gaussian"]
+    for i in range(1, DRAWS + 1):
+        # Gaussian signs are fair coins, but the coins of coalitions are drawn apart from those.
+        del blocks[f"gaussian:{i}"]
+        blocks[f"fair_coin:{i}"] = coins(n_neurons, width, rng(seed, f"fair_coin:{i}", layer))
     if (later := _later_block(directions, layer, n_layers, n_neurons)) is not None:
         blocks["later_block"] = later
-    curves = coalitions.curves(held, ids, blocks, rng(seed, "fair_coin", layer), sizes, seed)
+    curves = coalitions.curves(held, ids, blocks, sizes, seed)
     figures = [
         figure
         for g, group in enumerate(groups)
@@ -166,7 +174,7 @@ def shares(held: Agreements, weights: Weights, control: str) -> Values:
 def best_of_blocks(
     held: Agreements, directions: Callable[[int], Tensor], n_layers: int, layer: int, seed: int | None
 ) -> tuple[Extremes, Extremes]:
-    """The best of every block that has directions, trained and column-shuffled (without a seed: none of these).
+    """The best of every block with as many neurons, trained and column-shuffled (without a seed: none of these).
 
     Raises:
         SiteError: if block `layer` has none.
@@ -174,18 +182,20 @@ def best_of_blocks(
     layers: list[int] = []
     trained: list[Pair] = []
     permuted: list[Pair] = []
+    n_neurons = len(directions(layer))
     for i in range(n_layers):
         try:
-            block = signs(directions(i))
+            weights = directions(i)
         except SiteError:
-            if i == layer:
-                raise
             continue
+        if len(weights) != n_neurons:
+            continue
+        block = signs(weights)
         layers.append(i)
         trained.append(held.extremes(block))
         if seed is not None:
             # The permutation hangs on the shape alone, so these are the signs of the shuffled weights.
-            permuted.append(held.extremes(shuffled(block, rng(seed, "column_shuffled", i))))
+            permuted.append(held.extremes(shuffled(block, rng(seed, "column_shuffled:1", i))))
     return Extremes.of(layers, trained), Extremes.of(layers, permuted)
 
 
@@ -194,9 +204,12 @@ def over_layers(
     layer: int,
     trained: Extremes,
     permuted: Extremes,
-    gaussian: Pair,
+    drawn: dict[str, Pair],
 ) -> Values:
-    """`writer_best` and `own_block_share`, with and without `_either`; see `measure_site`."""
+    """`writer_best` and `own_block_share`, with and without `_either`; see `measure_site`.
+
+    `drawn` is what `Agreements.extremes` gave for the own block's controls.
+    """
     values: Values = {}
     n_dims = held.patterns.n_dims
     own = trained.layers == layer
@@ -204,20 +217,20 @@ def over_layers(
     for ending in ("", "_either"):
         either = bool(ending)
         counts, others = trained.best(n_dims, either), permuted.best(n_dims, either)
-        drawn = np.maximum(gaussian[0], n_dims - gaussian[1]) if either else gaussian[0]
         metric = f"writer_best{ending}"
         values[metric, "none", "in_sample"] = counts[own][0] / n_dims
         for control, blocks in (("other_blocks", ~own), ("next_blocks", beside)):
             if blocks.any():
                 values[metric, control, "in_sample"] = counts[blocks].mean(0) / n_dims
-        values[metric, "column_shuffled", "in_sample"] = others[own][0] / n_dims
-        values[metric, "gaussian", "in_sample"] = drawn / n_dims
+        for control, (high, low) in drawn.items():
+            best = np.maximum(high, n_dims - low) if either else high
+            values[metric, control, "in_sample"] = best / n_dims
         if len(own) < 2:
             continue
         metric = f"own_block_share{ending}"
-        for control, one in (("none", counts), ("column_shuffled", others)):
-            strictly = one[own][0] > one[~own].max(0)
-            values[metric, control, "in_sample"] = strictly.astype(float)
+        for control, one in (("none", counts), ("column_shuffled:1", others)):
+            best = one == one.max(0)
+            values[metric, control, "in_sample"] = best[own][0] / best.sum(0)
         values[metric, "chance", "in_sample"] = np.full(len(held), 1 / len(own))
     return values
 
@@ -225,8 +238,11 @@ def over_layers(
 def _variants(weights: Weights, layer: int, seed: int) -> Iterator[tuple[str, Weights]]:
     """The weights and what they are compared with, one at a time: they are large."""
     yield "none", weights
-    yield "column_shuffled", shuffled(weights, rng(seed, "column_shuffled", layer))
-    yield "gaussian", rng(seed, "gaussian", layer).standard_normal(weights.shape, np.float32)
+    for i in range(1, DRAWS + 1):
+        name = f"column_shuffled:{i}"
+        yield name, shuffled(weights, rng(seed, name, layer))
+        name = f"gaussian:{i}"
+        yield name, rng(seed, name, layer).standard_normal(weights.shape, np.float32)
 
 
 def _together(groups: Sequence[Group], width: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Patterns]:
@@ -301,6 +317,6 @@ def _columns(
         "agreement_split_half": pa.array(
             curves.get(("none", "held_out"), nothing).ravel(), pa.float64(), from_pandas=True
         ),
-        "agreement_random": curves.get(("fair_coin", "in_sample"), nothing).ravel(),
+        "agreement_random": curves.get(("fair_coin:1", "in_sample"), nothing).ravel(),
     }
     return columns, votes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -66,7 +67,11 @@ class Vocabulary:
         self.width, self.size = model.width, model.vocab_size
         self.unembedding = model.unembedding()
         tap = model.layout.taps.get(Site("final_norm"))
-        self._norm: Any = None if tap is None else tap.module
+        # In float32: a rounded direction would be another one, and norm(x) - norm(0) cancels digits.
+        self._norm: Any = None if tap is None else copy.deepcopy(tap.module).float()  # type: ignore[union-attr]
+        # Rows that no token uses, which some models are padded with.
+        unused = [i for i, token in enumerate(model.token_strings()) if not token]
+        self._unused = torch.tensor(unused, dtype=torch.int64, device=self.unembedding.device)
 
     def normed(self, directions: Tensor) -> Tensor:
         """[n, width]: each direction at root mean square 1 through the linear part of the final norm, float32.
@@ -77,10 +82,9 @@ class Vocabulary:
         x = x / x.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         if self._norm is None:
             return x
-        kind = next((p.dtype for p in self._norm.parameters()), torch.float32)
         with torch.inference_mode():
-            zero = self._norm(torch.zeros(1, self.width, device=x.device, dtype=kind))
-            return (self._norm(x.to(kind)).float() - zero.float()).clone()
+            zero = self._norm(torch.zeros(1, self.width, device=x.device))
+            return (self._norm(x) - zero).clone()
 
     def project(self, directions: Tensor) -> Words:
         """The tokens of each of `directions`, [n, width], by the logit that they would have if the residual stream
@@ -88,7 +92,7 @@ class Vocabulary:
         """
         if directions.dim() != 2 or directions.shape[1] != self.width:
             raise InvalidInput(f"directions of shape {list(directions.shape)} are no [n, {self.width}]")
-        k = min(TOP, self.size)
+        k = min(TOP, self.size - len(self._unused))
         parts: list[tuple[NDArray[Any], ...]] = []
         # One buffer for all blocks: giving 64 MiB back and asking for them again costs as much as the product.
         rows = min(len(directions), max(1, _LOGIT_BYTES // (4 * self.size)))
@@ -96,7 +100,11 @@ class Vocabulary:
         for start in range(0, len(directions), max(1, rows)):
             x = self.normed(directions[start : start + rows])
             logits = self._logits(x, buffer[: len(x)])
-            parts.append((*_top(logits, k, largest=True), *_top(logits, k, largest=False)))
+            found: list[NDArray[Any]] = []
+            for largest in (True, False):
+                logits[:, self._unused] = float("-inf" if largest else "inf")
+                found += _top(logits, k, largest)
+            parts.append(tuple(found))
         if not parts:
             ids, values = np.empty((0, k), np.int32), np.empty((0, k), np.float32)
             return Words(ids, values, ids, values)
@@ -189,24 +197,21 @@ def rows(
 
 def overlap_figures(
     vocabulary: Vocabulary, directions: Tensor, site_id: str, subject: str, subject_id: str, seed: int,
-    coded: Tensor | None = None, words: tuple[Words, Words] | None = None,
+    coded: Tensor | None = None,
 ) -> list[Figure]:  # fmt: skip
     """How many of the tokens that directions [n, width] name are named by their signs alone, beside three controls.
 
-    `coded` is what the signs are taken of, where that is not the direction itself, as signs or zeros; `words` those of
-    directions and signs where they are known. Controls: `gaussian`, Gaussian directions and their signs, which any
-    direction without structure reaches; `haar:1`, the signs taken in a Haar-random basis and turned back;
-    `shuffled`, the signs of another of the directions.
+    `coded` is what the signs are taken of, where that is not the direction itself, as signs or zeros. Controls:
+    `random_signs`, the same entries with signs drawn at random, and those signs: what the sizes alone give; `haar:1`, the
+    signs taken in a Haar-random basis and turned back; `shuffled`, the signs of another of the directions.
     """
     x = directions.float().cpu()
     code = signs(x) if coded is None else coded.float().cpu()
-    real, own = words if words is not None else (vocabulary.project(x), vocabulary.project(code))
+    real, own = vocabulary.project(x), vocabulary.project(code)
     shared = real.shared(own)
     generator = rng(seed, "words", site_id, subject, subject_id)
     n, width = x.shape
-    random = torch.from_numpy(generator.standard_normal((n, width)).astype(np.float32))
-    # The control registers as many dimensions as the thing itself.
-    random = torch.where(code == 0, 0.0, random)
+    coins = torch.from_numpy(generator.choice(np.array([-1, 1], np.float32), (n, width)))
     q = haar(width, HAAR_SEEDS[0])
     turned = x @ q
     if coded is not None:
@@ -216,12 +221,10 @@ def overlap_figures(
         turned_signs = torch.where(ranks < kept[:, None], signs(turned), 0.0)
     else:
         turned_signs = signs(turned)
-    gaussian = vocabulary.project(random).shared(
-        vocabulary.project(torch.where(code == 0, 0.0, signs(random)))
-    )
+    random = vocabulary.project(x.abs() * coins).shared(vocabulary.project(code.abs() * coins))
     others = np.roll(np.arange(n), 1) if n > 1 else np.arange(n)
     found = {
-        "gaussian": gaussian,
+        "random_signs": random,
         f"haar:{HAAR_SEEDS[0]}": real.shared(vocabulary.project(turned_signs @ q.T)),
         "shuffled": real.shared(Words(*(one[others] for one in _parts(own)))),
     }

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from signarium.ingest.features.bits import Patterns
 from signarium.ingest.writers import agreements, coalitions
 from signarium.ingest.writers.agreements import Agreements, Signs, coins
-from signarium.ingest.writers.coalitions import KS, curve, halves, random_patterns, sizes, split_half
+from signarium.ingest.writers.coalitions import KS, curve, halves, sizes, split_half
 
 
 def patterns_of(n: int, width: int, seed: int, p: float = 0.5) -> Patterns:
@@ -103,9 +103,6 @@ def test_halves_share_nothing_and_hang_on_the_key_alone() -> None:
     again, _ = halves(patterns[5:9], keys[5:9], 5)
     np.testing.assert_array_equal(again.mask, one.mask[5:9])
     assert (halves(patterns, keys, 6)[0].mask != one.mask).any()
-    drawn = random_patterns(patterns, keys, 5)
-    np.testing.assert_array_equal(random_patterns(patterns[5:9], keys[5:9], 5).polarity, drawn.polarity[5:9])
-    assert abs((drawn.polarity == patterns.polarity).mean() - 0.5) < 4 * 0.5 / np.sqrt(drawn.polarity.size)
 
 
 def test_split_half_of_coins_is_a_coin() -> None:

@@ -97,7 +97,7 @@ def test_words_of_each_neuron(home: Path) -> None:
         path,
         "SELECT control, value, n FROM measurements WHERE metric = 'projection_overlap' AND subject = 'neuron'",
     )
-    assert {row[0] for row in figures} == {"none", "gaussian", "haar:1", "shuffled"}
+    assert {row[0] for row in figures} == {"none", "random_signs", "haar:1", "shuffled"}
     assert {row[2] for row in figures} == {min(words.SAMPLE, model.n_layers * model.d_ffn)}
 
 
