@@ -279,6 +279,11 @@ CLAIMS: tuple[Claim, ...] = (
         (Control("one block in so many", "chance", "above"), _SHUFFLED), centres=("mean",),
     ),
     Claim(
+        "7.5", "section 9", "the best neuron on one half of the dimensions writes the other: agreement", "not run",
+        "discovered", "coalition_1", "held_out",
+        (_COINS, _SHUFFLED, Control("the next block's best neuron", "later_block", "above")), centres=("mean",),
+    ),
+    Claim(
         "8.1", "section 9", "200 neurons write a feature by majority: agreement", "0.73 to 0.85 (medians)",
         "discovered", "coalition_200", "in_sample", (_COINS, _SHUFFLED), centres=("mean",), bound=0.728,
     ),

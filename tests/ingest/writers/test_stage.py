@@ -119,7 +119,7 @@ def test_evidence_has_their_rows(home: Path) -> None:
             assert {(one.claim_id, control.name) for control in one.judged} <= known
     measured = {row[0] for row in found if row[2] != "not measured"}
     # So small a block has no 200 neurons.
-    assert measured == {"7.1", "7.2", "7.3", "7.4", "9.1", "9.2"}
+    assert measured == {"7.1", "7.2", "7.3", "7.4", "7.5", "9.1", "9.2"}
     judged = {(row[0], row[1]): row[2] for row in found}
     assert judged["9.1", "the same sizes, signs drawn"] == "does not survive"
     controls = rows(
