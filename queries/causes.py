@@ -239,7 +239,7 @@ def _charts(rows: Sequence[dict[str, Any]], doses: Sequence[float], width: int, 
 
 def _flip_table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
     order = list(ARMS)
-    cells = [["arm", "at norm of", "norm", "own tokens", "other tokens", "own - other", "KL (nats)"]]
+    cells = [["arm", "norm of", "norm", "own tokens", "others", "own-others", "KL (nats)"]]
 
     def key(row: dict[str, Any]) -> tuple[bool, bool, int, str]:
         arm = row["arm"]

@@ -114,7 +114,8 @@ def rotated_direction(own: Tensor, others: Tensor, centre: Tensor | None, n_dims
 
     `own` (n, width) are the states of the feature's words as types, `others` (m, width) those of other types. Of the
     turned, centred coordinates the `n_dims` whose signs tell the two apart best are registered, as a prototype is made
-    in the standard basis.
+    in the standard basis. (A rotation of the expected signs themselves would be a random direction, which has nothing to
+    do with the words: the arm random is that already.)
     """
     q = haar(own.shape[-1], ROTATION).to(own.device)
     shares = []

@@ -344,8 +344,7 @@ class _Job:
         """Rows of `projection_row` for the difference of means."""
         if self.fitted.direction is None:
             return None
-        vocabulary, direction = words.Vocabulary(self.model), self.fitted.direction[None]
-        found = {"float": vocabulary.project(direction), "sign": vocabulary.project(words.signs(direction))}
+        found = words.Vocabulary(self.model).sources(self.fitted.direction[None])
         item = np.array([self.feature.feature_id], np.int64)
         return words.rows(self.spec.run_id, self.feature.site_id, "direction", item, found)
 

@@ -207,10 +207,7 @@ class NeuronStage:
             figures = self._overlap(vocabulary)
             return lambda session: bulk.insert_figures(session, run_id, figures)
         directions = self.model.ffn_directions(self.blocks[i]).float()
-        found = {
-            "float": vocabulary.project(directions),
-            "sign": vocabulary.project(words.signs(directions)),
-        }
+        found = vocabulary.sources(directions)
         items = neuron_item(self.blocks[i], 0) + np.arange(len(directions), dtype=np.int64)
         columns = words.rows(run_id, self._site_id, "neuron", items, found)
         return lambda session: bulk.insert(session, schema.projection_row, columns)

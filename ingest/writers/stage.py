@@ -223,8 +223,7 @@ class WriterStage:
         """Tokens of each feature: its signs, and its signs times how far each dimension reaches over the types."""
         code = group.patterns.weights.T.contiguous()
         real = code * torch.from_numpy(stds).float()
-        found = {"float": vocabulary.project(real), "sign": vocabulary.project(code)}
-        columns = words.rows(run_id, site_id, "feature", group.ids, found)
+        columns = words.rows(run_id, site_id, "feature", group.ids, vocabulary.sources(real, code))
         (some,) = words.evenly(words.SAMPLE, [len(group.ids)])
         figures = words.overlap_figures(
             vocabulary, real[some], site_id, group.kind, group.centre, self.seed, coded=code[some]

@@ -110,6 +110,11 @@ class Vocabulary:
             return Words(ids, values, ids, values)
         return Words(*(np.concatenate(one) for one in zip(*parts, strict=True)))
 
+    def sources(self, directions: Tensor, coded: Tensor | None = None) -> dict[str, Words]:
+        """The words of `directions`, [n, width], and of their signs alone (of `coded`, as signs or zeros, if given)."""
+        code = signs(directions) if coded is None else coded
+        return {"float": self.project(directions), "sign": self.project(code)}
+
     def _logits(self, x: Tensor, out: Tensor) -> Tensor:
         if self.unembedding.dtype == torch.float32:
             return torch.mm(x, self.unembedding.T, out=out)
