@@ -44,7 +44,7 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
 test: setup      ## the whole test suite
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
 test-gpu: setup  ## the device paths, compared with the CPU (needs CUDA)
 	$(BIN)/python -m pytest -m gpu
