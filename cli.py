@@ -729,9 +729,21 @@ def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> 
         _write(page(table, _width() if on_screen else None, on_screen and _color()), output)
     else:
         _print(table, format_, output)
-    rows = table.select(["control", "verdict"]).to_pylist()
-    if any(one == {"control": "random weights", "verdict": "not measured"} for one in rows):
-        _say("for random weights: signarium ingest MODEL --random-init 0 (same --sites)")
+    if not table.num_rows:
+        _say("no claims: random weights are a control, and stand beside the figures of the model itself")
+    rows = table.select(["model", "value", "control", "verdict"]).to_pylist()
+    alone = {
+        one["model"]
+        for one in rows
+        if one["control"] == "random weights"
+        and one["verdict"] == "not measured"
+        and one["value"] is not None
+    }
+    if alone:
+        listed = ", ".join(sorted(alone))
+        _say(
+            f"for random weights: signarium ingest MODEL --random-init 0 (same --sites), MODEL being {listed}"
+        )
 
 
 # ---- what is there --------------------------------------------------------------------------------

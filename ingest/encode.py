@@ -16,7 +16,7 @@ from ..catalog.codes import Codes, hamming, n_bytes, pack
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from ..catalog.ids import neuron_place
 from .forward import Clock, batches, default_batch_tokens, run_batch
-from .model import LoadedModel, load_model
+from .model import LoadedModel, find_device, load_model
 from .pack import Collector
 from .sites import Site
 from .text import token_ids
@@ -49,12 +49,14 @@ def reload(path: Path, name: str, device: str = "auto") -> LoadedModel:
     if row is None:
         raise NotFound("model", name)
     source, revision, dtype, seed, weights, tokenizer = row
+    # Said as it is: the weights have no part in it.
+    find_device(device)
     try:
         model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=seed)
     except SignariumError as error:
         raise ModelError(
             f"the weights of {name} are not at hand ({error.what})",
-            "search a stored item instead: type: or state:",
+            "put them back where they were, or ingest them from where they are",
         ) from error
     if model.weights_sha256 != weights or model.tokenizer_sha256 != tokenizer:
         raise ModelError(

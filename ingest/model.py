@@ -53,7 +53,7 @@ def load_model(
         ModelError: if the model cannot be loaded or must not be.
         SiteError: if its blocks or its residual stream are not where its config says.
     """
-    target = _device(device)
+    target = find_device(device)
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(f"no dtype {dtype!r}", f"there is auto, {', '.join(_DTYPES)}")
     found = _weights.find_source(source, revision, weights=random_init is None)
@@ -66,7 +66,12 @@ def load_model(
     )  # fmt: skip
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is the best there is.
+
+    Raises:
+        ModelError: if there is none such here.
+    """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

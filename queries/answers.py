@@ -47,6 +47,12 @@ class Answer:
     raises: tuple[str, ...] = ()
     """Of the first neurons in the answer, the tokens that each raises most in its polarity."""
 
+    @property
+    def turned(self) -> bool:
+        """Whether either polarity counted. A feature's expected signs, where it did not, are called `polarity` too."""
+        names = self.table.column_names
+        return "polarity" in names and (self.target.view != "features" or "feature_polarity" in names)
+
 
 def answer_rows(
     connection: duckdb.DuckDBPyConnection,
@@ -213,7 +219,7 @@ def display(answer: Answer, width: int | None = None) -> pa.Table:
     import pyarrow as pa
 
     names = list(_SHOWN[answer.target.view])
-    turned = "polarity" in answer.table.column_names
+    turned = answer.turned
     if turned:
         names.insert(2, "polarity")
     table = answer.table.select(names)
@@ -282,7 +288,7 @@ def summary(answer: Answer) -> str:
         line = f"{target.view} of {target.model}: {answer.searched:,} {what}"
     else:
         line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
-    if "polarity" in answer.table.column_names:
+    if answer.turned:
         line += ", in either polarity"
     if answer.recall is not None:
         line += f"; approximate, recall {answer.recall:.3f} measured on this code set"

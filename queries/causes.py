@@ -190,14 +190,15 @@ def _flip_header(
     params = json.loads(run["params"] or "{}")
     windows = params.get("scored_windows", params.get("windows"))
     about = ", signs taken about the mean of the text's states" if params.get("about") == "text mean" else ""
+    dims = f"{feature['n_dims']:,} dimension{'' if feature['n_dims'] == 1 else 's'}"
     sizes = [row["n"] for row in rows]
-    where = f"{max(sizes):,} positions" + (f" of {windows} windows" if windows else "")
+    where = f"{max(sizes):,} positions" + (f" of {windows} window{'s' * (windows != 1)}" if windows else "")
     if min(sizes) < max(sizes):
         where += f" (below dose 1: {min(sizes):,} positions of every second one)"
     tokens = f"its {params['own_tokens']} own tokens" if params.get("own_tokens") else "its own tokens"
     others = f"{params['other_tokens']} others" if params.get("other_tokens") else "others"
     text = (
-        f"its {feature['n_dims']:,} dimensions changed at every position of a text{about}; changes of logits are means over "
+        f"its {dims} changed at every position of a text{about}; changes of logits are means over "
         f"{where} and over {tokens}, or {others} that are as frequent; ± is the standard error over windows"
     )
     if earlier:

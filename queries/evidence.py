@@ -19,7 +19,7 @@ _ORDER = (
     *("value", "control", "control_value", "verdict"),
 )
 _HEADS = ("claim", "published", "here", "control", "figure", "verdict")
-_CAPS = (None, 12, None, 18, None, 16)
+_CAPS = (None, 11, None, 16, None, 16)
 """Cells beyond which these are wrapped; the claim takes what is left."""
 _RIGHT = (False, False, True, False, True, False)
 _LEAST_CLAIM = 12
@@ -40,7 +40,9 @@ def rows(path: Path, model: str | None = None) -> pa.Table:
             condition, values = " WHERE model = ?", [one_model(connection, model)]
         return connection.execute(
             f"SELECT * FROM evidence{condition} "
-            f"ORDER BY claim_id, model, centre, site, control <> '{_FIRST}', control",
+            # Of 1.2, 9.1 and 10.1 in that order.
+            "ORDER BY try_cast(split_part(claim_id, '.', 1) AS INTEGER), claim_id, model, "
+            f"centre, site, control <> '{_FIRST}', control",
             values,
         ).to_arrow_table()
 
@@ -113,7 +115,7 @@ def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
     room = max(_LEAST_CLAIM, width - others)
     for block, (_, claim) in zip(blocks, claims, strict=True):
         block[0] = [
-            *wrap(claim, room),
+            *wrap(claim, room, break_on_hyphens=False),
             *(line for line in wrap(block[0][0], room - 2, initial_indent="  ", subsequent_indent="  ")),
         ]
     return blocks
@@ -134,7 +136,9 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.3g}"
+        if value == 0 or 0.001 <= abs(value) < 1000:
+            return f"{value:.3f}"
+        return f"{value:.3g}" if abs(value) >= 1000 else f"{value:.1e}"
     return visible(str(value))
 
 

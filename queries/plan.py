@@ -99,7 +99,9 @@ def _feature(
     centre: str | None,
 ) -> Plan:
     if within == "features":
-        raise InvalidInput("features are not searched with a feature", "pass --in types, states or types_bos")
+        raise InvalidInput(
+            "features are not searched with a feature", "pass --in types, states, neurons or unembedding"
+        )
     one = find_one(connection, query.value, model, site, centre)
     place = Place(one.model, one.site, one.centre, one.basis, one.width)
     if within in OF_WEIGHTS:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
-from ...catalog.errors import InvalidInput, ModelError
+from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id, short_id
 from .. import text as texts
 from ..encode import reload
@@ -129,11 +129,7 @@ def _prepare(
 ) -> _Job:
     """Load the model, choose what is measured, and make the arms."""
     progress.loading(f"loading {feature.model}")
-    try:
-        model = reload(path, feature.model, device)
-    except ModelError as error:
-        todo = "put them back where they were" if error.todo.startswith("search") else error.todo
-        raise ModelError(error.what, todo) from error
+    model = reload(path, feature.model, device)
     if model.max_positions is not None and context > model.max_positions:
         raise InvalidInput(
             f"a context of {context} is more than the {model.max_positions} positions of {model.name}",

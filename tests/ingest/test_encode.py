@@ -95,7 +95,7 @@ def test_weights_that_moved_or_changed(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match="weights of model are not at hand") as caught:
             call()
-        assert "\n" not in str(caught.value) and "type: or state:" in str(caught.value)
+        assert "\n" not in str(caught.value) and "put them back where they were" in str(caught.value)
     tiny.folder(tmp_path, "llama", seed=1, name="model")
     with pytest.raises(
         ModelError, match="holds other weights than model was ingested from: put the old ones back"

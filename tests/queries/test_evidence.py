@@ -90,7 +90,7 @@ def test_a_page_fits(c: signarium.Catalogue, width: int | None, model: str | Non
     for word in ("0.971", "0.970", "1.23e+03", "does not survive"):
         assert word in text
     if model is None:
-        assert "0.00012" in text and "–" in text and "not measured" in text
+        assert "1.2e-04" in text and "–" in text and "not measured" in text
     for word in CLAIM.split():
         assert word in text
     if width is None:

@@ -367,6 +367,9 @@ def test_bad_input_is_one_line(home: Path, tmp_path: Path) -> None:
     assert rows(path, "SELECT count(*) FROM run WHERE job = 'flip'") == [(0,)]
     (home / "wordy-0").rename(home / "gone")
     try:
-        says(ModelError, r"^the weights of wordy-0 are not at hand \(.*\): put them back where they were$")
+        says(
+            ModelError,
+            r"^the weights of wordy-0 are not at hand \(.*\): put them back where they were, or ingest them from where they are$",
+        )
     finally:
         (home / "gone").rename(home / "wordy-0")
