@@ -344,13 +344,13 @@ def _ingest(
 
 
 def _remember_source(path: Path, model: LoadedModel) -> None:
-    """Where the model lies now: what recomputes its codes looks for it there. A hub's name stays good."""
+    """Where the model lies now, if it has left its place: what recomputes its codes looks for it there."""
     row = model_row(model, model.name)
     with store.reading(path) as connection:
         found = connection.execute(
             "SELECT source, revision FROM model WHERE model_id = ?", [row.model_id]
         ).fetchone()
-    if found is None or not Path(found[0]).is_absolute() or found == (row.source, row.revision):
+    if found is None or not Path(found[0]).is_absolute() or Path(found[0]).exists():
         return
     with store.writing(path) as session:
         kept = session.get_one(schema.Model, row.model_id)
