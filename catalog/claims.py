@@ -100,17 +100,6 @@ def _words(number: str, what: str, subject: str, centre: str, point: str) -> Cla
     )  # fmt: skip
 
 
-def _flip(number: str, claim: str, metric: str) -> Claim:
-    arms = {
-        "random": "random dimensions, same norm", "disjoint": "another feature, same norm",
-        "rotated": "push in a rotated basis, same norm", "mean_difference": "difference of means, same norm",
-    }  # fmt: skip
-    beside = tuple(Control(name, arm, "below") for arm, name in arms.items())
-    return Claim(
-        f"10.{number}", "section 10", claim, "not run", "flip", metric, "held_out", beside, everywhere=True
-    )
-
-
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "1.1", "Table 4", "one dimension reads a category: mean AUC of the best", "0.77 to 0.84",
@@ -281,7 +270,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "7.5", "section 9", "the best neuron on one half of the dimensions writes the other: agreement", "not run",
         "discovered", "coalition_1", "held_out",
-        (_COINS, _SHUFFLED, Control("the next block's best neuron", "later_block", "above")), centres=("mean",),
+        (_COINS, _SHUFFLED, Control("the next block's best neuron", "later_block", "above"), _random()), centres=("mean",),
     ),
     Claim(
         "8.1", "section 9", "200 neurons write a feature by majority: agreement", "0.73 to 0.85 (medians)",
@@ -290,7 +279,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "8.2", "section 9", "the same, chosen on half of the dimensions and scored on the other: mean", "not run",
         "discovered", "coalition_200", "held_out",
-        (_COINS, _SHUFFLED, Control("the next block's neurons", "later_block", "above")), centres=("mean",),
+        (_COINS, _SHUFFLED, Control("the next block's neurons", "later_block", "above"), _random()), centres=("mean",),
     ),
     _words("1", "a neuron", "neuron", "", "residual"),
     _words("2", "a feature", "discovered", "mean", "resid_post"),
@@ -299,7 +288,17 @@ CLAIMS: tuple[Claim, ...] = (
         "flip", "own_logit_change", "held_out", (Control("other tokens", "other_tokens", "below"),),
         everywhere=True, bound=-1.86,
     ),
-    _flip("2", "the same, less what it does to other tokens", "own_less_other"),
+    Claim(
+        "10.2", "section 10", "the same, less what it does to other tokens", "not run",
+        "flip", "own_less_other", "held_out",
+        (
+            Control("random dimensions, same norm", "random", "below"),
+            Control("another feature, same norm", "disjoint", "below"),
+            Control("push in a rotated basis, same norm", "rotated", "below"),
+            Control("difference of means, same norm", "mean_difference", "below"),
+        ),
+        everywhere=True,
+    ),
 )  # fmt: skip
 
 
