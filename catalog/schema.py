@@ -96,6 +96,23 @@ class CodeSet(Base):
     width: Mapped[int] = mapped_column(Integer)
 
 
+class Sae(Base):
+    """A sparse autoencoder of one model's site, in a file of its own."""
+
+    __tablename__ = "sae"
+    sae_id: Mapped[str] = mapped_column(String, primary_key=True)
+    model_id: Mapped[str] = mapped_column(String)
+    site_id: Mapped[str] = mapped_column(String)
+    run_id: Mapped[str] = mapped_column(String)
+    name: Mapped[str] = mapped_column(String)
+    source: Mapped[str] = mapped_column(String)
+    sha256: Mapped[str] = mapped_column(String)
+    n_features: Mapped[int] = mapped_column(Integer)
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    params: Mapped[str] = mapped_column(String)
+    added_at: Mapped[datetime] = mapped_column(DateTime)
+
+
 class IndexPart(Base):
     """A FAISS file that was built over the first `n` items of a code set (the file itself may be gone)."""
 
@@ -295,3 +312,73 @@ flip_row = _bulk(
     kl_std_error=Double,
 )
 """What one intervention on the residual stream does to the logits, as means over positions."""
+
+rotation_row = _bulk(
+    "rotation_row",
+    optional=("ev_permutation", "ev_unseen", "halves_agreement", "rank_warning"),
+    rotation_id=BigInteger,
+    run_id=String,
+    site_a_id=String,
+    site_b_id=String,
+    width=Integer,
+    n_fit=BigInteger,
+    n_validation=BigInteger,
+    n_test=BigInteger,
+    ev_identity=Double,
+    ev_mean_shift=Double,
+    ev_rotation=Double,
+    ev_scaled=Double,
+    ev_affine=Double,
+    ev_permutation=Double,
+    ev_shuffled=Double,
+    ev_unseen=Double,
+    ev_token_mean=Double,
+    scale=Double,
+    ridge=Double,
+    effective_rank_a=Double,
+    effective_rank_b=Double,
+    halves_agreement=Double,
+    frobenius_from_identity=Double,
+    rank_warning=String,
+    matrix=LargeBinary,
+    mean_a=LargeBinary,
+    mean_b=LargeBinary,
+    std_a=LargeBinary,
+    std_b=LargeBinary,
+)
+"""One rotation between two models at one site. BLOBs are float32, little-endian, row-major."""
+
+rotation_component_row = _bulk(
+    "rotation_component_row",
+    rotation_id=BigInteger,
+    component=Integer,
+    variance_share=Double,
+    ev_rotation=Double,
+    ev_affine=Double,
+    ev_shuffled=Double,
+)
+"""How much of one principal component of B's states a rotation explains."""
+
+carried_row = _bulk(
+    "carried_row", feature_id=BigInteger, rotation_id=BigInteger, source_feature_id=BigInteger
+)
+"""A feature of B that was carried there, and the feature of A that it was."""
+
+steering_row = _bulk(
+    "steering_row",
+    optional=("target_std_error", "other_std_error", "kl_std_error"),
+    rotation_id=BigInteger,
+    direction=String,
+    arm=String,
+    dose=Double,
+    norm=Double,
+    target=String,
+    target_change=Double,
+    other_change=Double,
+    kl=Double,
+    n=BigInteger,
+    target_std_error=Double,
+    other_std_error=Double,
+    kl_std_error=Double,
+)
+"""What adding a direction to the residual stream does, as means over positions."""

@@ -81,6 +81,24 @@ _REFERENCES = (
     ("flips without their run", "flip_row", "run_id NOT IN (SELECT run_id FROM run)"),
     ("flips without their feature", "flip_row", "feature_id NOT IN (SELECT feature_id FROM feature_row)"),
     ("flips without their site", "flip_row", "site_id NOT IN (SELECT site_id FROM site)"),
+    ("rotations without their run", "rotation_row", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("rotations without their site in A", "rotation_row", "site_a_id NOT IN (SELECT site_id FROM site)"),
+    ("rotations without their site in B", "rotation_row", "site_b_id NOT IN (SELECT site_id FROM site)"),
+    *(
+        (f"{what} without their rotation", table, "rotation_id NOT IN (SELECT rotation_id FROM rotation_row)")
+        for what, table in (
+            ("components", "rotation_component_row"),
+            ("carried features", "carried_row"),
+            ("steering directions", "steering_row"),
+        )
+    ),
+    (
+        "carried features that are not there",
+        "carried_row",
+        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
+    ),
+    ("dictionaries without their run", "sae", "run_id NOT IN (SELECT run_id FROM run)"),
+    ("dictionaries without their site", "sae", "site_id NOT IN (SELECT site_id FROM site)"),
     (
         "index records without their code set",
         "index_part",
@@ -106,6 +124,10 @@ _ONCE = (
     ("coalitions", "coalition_row", "feature_id, k"),
     ("projections", "projection_row", "run_id, site_id, subject, item, source, direction, rank"),
     ("flips", "flip_row", "run_id, site_id, arm, dose, at_norm"),
+    ("rotations", "rotation_row", "rotation_id"),
+    ("components", "rotation_component_row", "rotation_id, component"),
+    ("carried features", "carried_row", "feature_id"),
+    ("steering", "steering_row", "rotation_id, direction, arm, dose"),
 )
 """Bulk tables have no keys, and a doubled row would double rows of a view. Codes and states are counted below."""
 

@@ -140,6 +140,48 @@ def add_causes(session: Session, feature_id: int = 17) -> None:
     bulk.insert(session, schema.flip_row, flips)
 
 
+def add_rotation(session: Session) -> None:
+    """The rotation by nothing of the one model to itself, with a row in each table of rotations, and a dictionary."""
+    eye = np.eye(WIDTH, dtype="<f4").tobytes()
+    flat = np.zeros(WIDTH, "<f4").tobytes()
+    fixed = {"rotation_id": 5, "run_id": "features", "site_a_id": "s0", "site_b_id": "s0", "width": WIDTH}
+    blobs = {"matrix": eye} | dict.fromkeys(("mean_a", "mean_b", "std_a", "std_b"), flat)
+    row: dict[str, object] = {}
+    for column in schema.rotation_row.c:
+        kind = str(column.type)
+        row[column.key] = fixed.get(column.key, blobs.get(column.key, None if kind == "VARCHAR" else 1))
+    bulk.insert(
+        session,
+        schema.rotation_row,
+        {name: pa.array([value], pa.string()) if value is None else [value] for name, value in row.items()},
+    )
+    component = {
+        "rotation_id": 5,
+        "component": 1,
+        "variance_share": 0.5,
+        "ev_rotation": 1.0,
+        "ev_affine": 1.0,
+    }
+    bulk.insert(
+        session,
+        schema.rotation_component_row,
+        {k: [v] for k, v in (component | {"ev_shuffled": -1.0}).items()},
+    )
+    carried = {"feature_id": [17], "rotation_id": [5], "source_feature_id": [17]}
+    bulk.insert(session, schema.carried_row, carried)
+    texts = {"direction": "words", "arm": "own", "target": "tokens"}
+    steering = {
+        one.key: [texts.get(one.key, 5 if one.key == "rotation_id" else 1.0)] for one in schema.steering_row.c
+    }
+    bulk.insert(session, schema.steering_row, steering | {"n": [3]})
+    session.add(
+        schema.Sae(
+            sae_id="d0", model_id="m0", site_id="s0", run_id="features", name="dictionary", source="here", sha256="f",
+            n_features=2, seed=None, params="{}", added_at=WHEN,
+        )
+    )  # fmt: skip
+
+
 def run(run_id: str, job: str = "types") -> schema.Run:
     return schema.Run(
         run_id=run_id,
@@ -250,6 +292,7 @@ def _fill(path: Path) -> Small:
         session.add(run("features", "categories"))
         add_feature(session)
         add_causes(session)
+        add_rotation(session)
         parts = [
             bulk.code_columns(i, items[i], np.ones(len(items[i]), np.float32), codes[i])
             for i in sets.values()

@@ -135,6 +135,9 @@ BROKEN = {
             "features without their site": 1,
             "projections without their site": 4,
             "flips without their site": 2,
+            "rotations without their site in A": 1,
+            "rotations without their site in B": 1,
+            "dictionaries without their site": 1,
         },
     ),
     "feature": (
@@ -146,6 +149,26 @@ BROKEN = {
             "writers without their feature": 2,
             "coalitions without their feature": 2,
             "flips without their feature": 2,
+            "carried features that are not there": 1,
+        },
+    ),
+    "rotation": (
+        "DELETE FROM rotation_row",
+        {
+            "components without their rotation": 1,
+            "carried features without their rotation": 1,
+            "steering directions without their rotation": 1,
+        },
+    ),
+    "doubled rotations": (
+        "INSERT INTO rotation_row SELECT * FROM rotation_row; "
+        "INSERT INTO rotation_component_row SELECT * FROM rotation_component_row; "
+        "INSERT INTO carried_row SELECT * FROM carried_row; INSERT INTO steering_row SELECT * FROM steering_row",
+        {
+            "rotations stored twice": 1,
+            "components stored twice": 1,
+            "carried features stored twice": 1,
+            "steering stored twice": 1,
         },
     ),
     "doubled causes": (
@@ -166,6 +189,8 @@ BROKEN = {
             "features without their run": 1,
             "projections without their run": 4,
             "flips without their run": 2,
+            "rotations without their run": 1,
+            "dictionaries without their run": 1,
         },
     ),
     "shard": ("DELETE FROM shard WHERE run_id = 'types'", {COUNT: 2}),

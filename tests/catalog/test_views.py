@@ -32,6 +32,12 @@ PROMISED = {
     "coalitions": "feature_id, layer, k, agreement, agreement_split_half, agreement_random",
     "projections": "subject, subject_id, model, site, source, direction, rank, token_id, token, logit",
     "flips": "run_id, feature_id, site, arm, dose, at_norm, norm, own_logit_change, other_logit_change, kl, n",
+    "rotations": "rotation_id, model_a, model_b, site_a, site_b, width, n_fit, n_test, ev_identity, ev_mean_shift, "
+    "ev_rotation, ev_affine, ev_shuffled, frobenius_from_identity, matrix, mean_a, mean_b",
+    "rotation_components": "rotation_id, component, variance_share, ev_rotation, ev_affine, ev_shuffled",
+    "carried_features": "feature_id, rotation_id, source_feature_id",
+    "steering": "rotation_id, direction, arm, dose, norm, target, target_change, other_change, kl, n",
+    "saes": "sae_id, name, model, site, n_features, seed, source, sha256, params, run_id, added_at",
     "measurements": "run_id, model, site, subject, subject_id, metric, control, split, value, n, seed",
     "evidence": "claim_id, source, claim, metric, published, model, value, control, control_value, verdict",
 }
@@ -60,12 +66,20 @@ ROWS = {
     "coalitions": 2,
     "projections": 4,
     "flips": 2,
+    "rotations": 1,
+    "rotation_components": 1,
+    "carried_features": 1,
+    "steering": 1,
+    "saes": 1,
     "measurements": 1,
     "evidence": sum(len(one.centres) * len(one.judged) for one in claims.CLAIMS),
 }
 MORE = {
     "features": "p_value, threshold, n_members, repeats, best_dim, agreement_mean, agreement_std, run_id",
     "flips": "own_std_error, other_std_error, kl_std_error",
+    "rotations": "n_validation, ev_scaled, ev_permutation, ev_unseen, ev_token_mean, scale, ridge, effective_rank_a, "
+    "effective_rank_b, halves_agreement, rank_warning, std_a, std_b, run_id",
+    "steering": "target_std_error, other_std_error, kl_std_error",
     "measurements": "std_error",
     "evidence": "site, centre",
 }

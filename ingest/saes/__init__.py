@@ -1,0 +1,1 @@
+"""Sparse autoencoders: read from files, trained at small scale, and read across models."""
