@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BAG_OF_DIMS = "Bag of Dims (arXiv 2606.12629)"
+POLYMORPHISM = "Polymorphism Is Rotation (arXiv 2605.24577)"
 Z_95 = 1.645
 """One-sided 5%: how many standard errors lie between a figure and a control that it is said to beat."""
 
@@ -34,8 +35,9 @@ class Control:
 class Claim:
     """What was published, and where to find the same figure here.
 
-    `point`: at which sites; for `resid_post` the one that the layer sweep chose, else the mean over all. `centres` are
-    the `subject_id` of the measurements.
+    `point`: at which sites, `*` for any; for `resid_post` the one that the layer sweep chose, else the mean over all.
+    `centres` are the `subject_id` of the measurements; `*` for figures of a pair of models, whose `subject_id` is the
+    name of the other.
     """
 
     claim_id: str
@@ -98,6 +100,27 @@ def _words(number: str, what: str, subject: str, centre: str, point: str) -> Cla
         ),
         point=point, centres=(centre,),
     )  # fmt: skip
+
+
+def _carried(
+    number: str, where: str, claim: str, published: str, metric: str, controls: tuple[Control, ...],
+    bound: float | None = None, split: str = "held_out",
+) -> Claim:  # fmt: skip
+    """A claim about what a rotation from another model carries to this one: the mean over the sites that were aligned."""
+    return Claim(
+        number, where, claim, published, "rotation", metric, split, controls, point="*", centres=("*",),
+        source=POLYMORPHISM, everywhere=True, bound=bound,
+    )  # fmt: skip
+
+
+_SHUFFLED_PAIRS = Control("fitted on shuffled pairs", "shuffled", "above")
+_AS_IS = Control("as it is", "as_is", "above")
+_MEAN_SHIFT = Control("the mean moved alone", "mean_shift", "above")
+_HAAR = Control("Haar matrix in its place", "haar:%", "above")
+
+
+def _linear(bound: float) -> Control:
+    return Control("any linear map", "affine", "near", bound=bound)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -299,6 +322,124 @@ CLAIMS: tuple[Claim, ...] = (
         ),
         everywhere=True,
     ),
+    _carried(
+        "11.1", "section 2", "one rotation carries another model's states here: explained variance",
+        "0.20 to 0.48 (in sample, by a replication)", "rotation_ev",
+        (
+            _SHUFFLED_PAIRS,
+            _MEAN_SHIFT,
+            Control("nothing done", "identity", "above"),
+            Control("the token alone, no other model", "token_mean", "above"),
+            Control("signed permutation", "permutation", "above"),
+            _linear(0.05),
+        ),
+    ),
+    _carried(
+        "11.2", "section 2", "the same, at tokens that the fit never saw", "not run", "rotation_ev_unseen",
+        (_SHUFFLED_PAIRS, _MEAN_SHIFT, _linear(0.05)),
+    ),
+    _carried(
+        "11.3", "section 2", "the rotation is determined: agreement of two fitted on disjoint halves", "not run",
+        "rotation_halves", (Control("itself", "none", "reaches", bound=0.9), _SHUFFLED_PAIRS), split="in_sample",
+    ),
+    _carried(
+        "11.4", "section 2", "carried sign codes are this model's own: share of bits, about the mean", "not run",
+        "code_agreement", (_SHUFFLED_PAIRS, _AS_IS, _MEAN_SHIFT, _HAAR, Control("from signs alone", "signs_alone", "near", bound=0.05)),
+    ),
+    _carried(
+        "11.5", "section 2", "a carried code is nearest to the state of its own place in the text: share", "not run",
+        "retrieval_top1",
+        (
+            Control("the token alone", "token_identity", "above"),
+            _SHUFFLED_PAIRS,
+            _MEAN_SHIFT,
+            Control("from signs alone", "signs_alone", "near", bound=0.05),
+        ),
+    ),
+    _carried(
+        "12.1", "sections 3, 7", "the other's dictionary reconstructs these states, rotated: explained variance",
+        "0.85 to 0.99", "sae_ev",
+        (
+            _AS_IS,
+            _MEAN_SHIFT,
+            Control("noise of its own moments", "gaussian", "above"),
+            Control("noise of these moments, rotated", "gaussian_b", "above"),
+            Control("Haar matrix in its place", "random_rotation", "above"),
+            Control("its own states", "self", "near", bound=0.05),
+        ),
+        bound=0.85,
+    ),
+    _carried(
+        "12.2", "section 6", "decoders of two models match: mean cosine to the nearest", "0.89 to 0.93", "decoder_cosine",
+        (
+            Control("independent dictionary seeds", "independent_seed", "reaches", bound=0.89),
+            Control("untrained, one seed", "untrained_shared", "above"),
+            Control("random directions", "random", "above"),
+        ),
+        bound=0.89,
+    ),
+    _carried(
+        "12.3", "section 6", "the same with independent seeds, one of them rotated", "not run", "decoder_cosine_rotated",
+        (
+            Control("before the rotation", "as_is", "above"),
+            Control("untrained", "untrained_independent", "above"),
+            Control("random directions", "random", "above"),
+        ),
+    ),
+    _carried(
+        "12.4", "section 8", "the other's features fire together on rotated states: mean correlation", "0.25 to 0.44",
+        "firing_correlation", (_AS_IS, _MEAN_SHIFT, Control("shuffled tokens", "shuffled", "above"), _linear(0.05)), bound=0.25,
+    ),
+    _carried(
+        "13.1", "section 9", "a steering direction works here once rotated: change of its logits", "not run", "steering_target",
+        (
+            _AS_IS,
+            Control("random direction, same norm", "random", "above"),
+            Control("this model's own direction", "own", "near", bound=0.5),
+            Control("in the other model itself", "source", "near", bound=0.5),
+        ),
+    ),
+    _carried(
+        "13.2", "section 9", "as it is, it moves this model more than its own: ratio of divergences", "1.8 to 10.0",
+        "steering_kl_ratio", (Control("random direction, same norm", "random", "above"),), bound=1.8,
+    ),
+    _carried(
+        "14.1", "section 7", "the rotation is far from none: |R - I|", "31.99 of 32.00 (width 512)", "frobenius_from_identity",
+        (
+            Control("fitted on shuffled pairs", "unrelated", "below"),
+            Control("a cyclic shift of dimensions", "cyclic_shift", "below"),
+        ),
+        split="in_sample",
+    ),
+    _carried(
+        "14.2", "section 7", "its angles are those of a Haar matrix: KS distance", "0.0027 (pooled)", "ks_distance",
+        (
+            Control("p-value, calibrated", "p_value", "reaches", bound=0.05),
+            Control("fitted on shuffled pairs", "unrelated", "below"),
+            Control("a cyclic shift of dimensions", "cyclic_shift", "below"),
+        ),
+        split="in_sample",
+    ),
+    _carried(
+        "15.1", "section 15", "sign prototypes of the other read these states, rotated back: mean AUC", "not run",
+        "prototype_auc",
+        (
+            _AS_IS,
+            _MEAN_SHIFT,
+            _SHUFFLED_PAIRS,
+            _HAAR,
+            Control("this model's own prototypes", "own", "near", bound=0.02),
+            Control("in the other model itself", "source", "near", bound=0.02),
+        ),
+    ),
+    _carried(
+        "15.2", "section 15", "the other's own axes matter to its prototypes: mean AUC", "not run", "prototype_basis",
+        (_rotated(), _scaled()),
+    ),
+    _carried(
+        "15.3", "section 15", "the other's categories, carried here, read these types: mean AUC", "not run",
+        "feature_auc_mean", (_AS_IS, _HAAR, Control("this model's own categories", "own", "near", bound=0.02)),
+    ),
 )  # fmt: skip
 
 
@@ -348,30 +489,32 @@ mixed AS (SELECT a.name AS model, min(b.name) AS twin FROM model a JOIN model b 
     AND b.architecture = a.architecture AND b.width = a.width AND b.n_layers = a.n_layers AND b.d_ffn = a.d_ffn
     AND b.tokenizer_sha256 = a.tokenizer_sha256
   WHERE a.random_init_seed IS NULL GROUP BY a.name),
-place AS (SELECT c.*, f.model, f.site, f.value, f.std_error, t.twin
-  FROM claim c JOIN figure f ON f.subject = c.subject AND f.subject_id = c.centre AND f.metric = c.metric AND f.split = c.split
-    AND f.control = 'none' AND f.point = c.point
+place AS (SELECT c.*, f.subject_id, f.model, f.site, f.value, f.std_error, t.twin
+  FROM claim c JOIN figure f ON f.subject = c.subject AND (f.subject_id = c.centre OR c.centre = '*')
+    AND f.metric = c.metric AND f.split = c.split
+    AND f.control = 'none' AND (f.point = c.point OR c.point = '*')
   LEFT JOIN mixed t ON t.model = f.model
   WHERE (c.point <> 'resid_post' OR c.everywhere OR (f.model, c.centre, f.site) IN (SELECT (model, centre, site) FROM swept)
       OR NOT EXISTS (SELECT 1 FROM swept w WHERE w.model = f.model AND w.centre = c.centre))
     AND f.model IN (SELECT name FROM model WHERE random_init_seed IS NULL)),
-beside AS (SELECT p.claim_order, p.control_order, p.centre, p.model, p.site, avg(g.value) AS value, avg(g.std_error) AS std_error,
+beside AS (SELECT p.claim_order, p.control_order, p.subject_id, p.model, p.site, avg(g.value) AS value, avg(g.std_error) AS std_error,
     coalesce(stddev_samp(g.value), 0) * sqrt(1 + 1.0 / count(*)) AS spread
   FROM place p JOIN figure g ON g.site = p.site
     AND g.subject = CASE WHEN p.subject = 'swept' AND p.control_key = 'random weights' THEN 'category' ELSE p.subject END
-    AND g.subject_id = p.centre
+    AND g.subject_id = p.subject_id
     AND g.metric = p.control_metric AND g.split = p.control_split
     AND CASE WHEN p.control_key = 'random weights' THEN g.model = p.twin AND g.control = 'none'
       ELSE g.model = p.model AND g.control LIKE p.control_key END
   GROUP BY ALL),
-judged AS (SELECT p.claim_order, p.control_order, p.claim_id, p.source, p.claim, p.metric, p.published, p.model, p.centre,
+judged AS (SELECT p.claim_order, p.control_order, p.claim_id, p.source, p.claim, p.metric, p.published, p.model, p.subject_id, p.centre,
     p.rule, p.bound, p.paired, p.control,
     CASE WHEN count(DISTINCT p.site) = 1 THEN min(p.site)
+      WHEN any_value(p.point) = '*' THEN 'mean of ' || count(DISTINCT p.site) || ' sites'
       ELSE any_value(p.point) || ', mean of ' || count(DISTINCT p.site) END AS site,
     coalesce(avg(p.value) FILTER (b.value IS NOT NULL), avg(p.value)) AS value,
     sqrt(avg(p.std_error * p.std_error) / count(*)) AS value_error, avg(b.value) AS control_value,
     sqrt(avg(coalesce(b.std_error, 0) ** 2 + b.spread ** 2) / count(*)) AS control_error
-  FROM place p LEFT JOIN beside b USING (claim_order, control_order, centre, model, site)
+  FROM place p LEFT JOIN beside b USING (claim_order, control_order, subject_id, model, site)
   GROUP BY ALL),
 missing AS (SELECT c.claim_order, c.control_order, c.claim_id, c.source, c.claim, c.metric, c.published, m.name AS model, c.centre,
     c.control
@@ -382,6 +525,8 @@ SELECT claim_id, source, claim, metric, published, model, value, control, contro
     WHEN CASE rule WHEN 'above' THEN value - control_value > {Z_95} * error WHEN 'below' THEN control_value - value > {Z_95} * error
       WHEN 'reaches' THEN control_value >= bound WHEN 'stays' THEN control_value <= bound
       ELSE abs(value - control_value) <= bound END
-    THEN 'survives' ELSE 'does not survive' END AS verdict, site, centre
+    THEN 'survives' ELSE 'does not survive' END AS verdict, site, replace(centre, '*', '') AS centre,
+  CASE WHEN centre = '*' THEN subject_id END AS from_model
 FROM (SELECT *, sqrt(control_error ** 2 + CASE WHEN paired THEN 0 ELSE coalesce(value_error, 0) ** 2 END) AS error FROM judged)
-UNION ALL SELECT claim_id, source, claim, metric, published, model, NULL, control, NULL, 'not measured', NULL, centre FROM missing"""
+UNION ALL SELECT claim_id, source, claim, metric, published, model, NULL, control, NULL, 'not measured', NULL,
+  replace(centre, '*', ''), NULL FROM missing"""

@@ -45,3 +45,8 @@ def neuron_item(layer: int, neuron: int) -> int:
 def neuron_place(item: int) -> tuple[int, int]:
     """Block and neuron of such an item."""
     return item >> NEURON_BITS, item & ((1 << NEURON_BITS) - 1)
+
+
+def sae_item(sae_id: str, place: int) -> int:
+    """The item of feature `place` of a dictionary among the codes of subject `direction`: 31 bits of its id above."""
+    return (int(sae_id[:8], 16) >> 1) << PLACE_BITS | place

@@ -542,7 +542,8 @@ JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id""
         {
             "run_id": "the job that measured it",
             **_SITE,
-            "subject": "what it is about: `type`, `state`, `feature`, `category`, `discovered`, `prediction`, `neuron`, `flip`, `rotation`, `steering`, `sae`",
+            "subject": "what it is about: `type`, `state`, `feature`, `category`, `discovered`, `prediction`, `neuron`, `flip`, "
+            "`rotation` or `sae`",
             "subject_id": "the feature or the dictionary; for figures about all of a site the centre, or nothing; of a rotation to this "
             "model the name of model A",
             "metric": "what was measured",
@@ -573,6 +574,7 @@ FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id)
             "verdict": "`survives`, `does not survive` or `not measured`",
             "site": "where: for residual sites the one that the layer sweep chose",
             "centre": "of the codes; empty where there are none",
+            "from_model": "the model that was carried here, for claims about a pair; else NULL",
         },
         claims.query(),
     ),

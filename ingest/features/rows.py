@@ -107,8 +107,10 @@ def summary(
     return figures
 
 
-def insert(session: Session, run_id: str, site: str, site_id: str, parts: Sequence[Found]) -> None:
-    """Insert the features of one site; their ids count up from the site's base in the order given."""
+def insert(
+    session: Session, run_id: str, site: str, site_id: str, parts: Sequence[Found]
+) -> NDArray[np.int64]:
+    """Insert the features of one site; their ids, which count up from the site's base in the order given."""
     base = _base(session, run_id, site)
     place = 0
     for part in parts:
@@ -147,6 +149,7 @@ def insert(session: Session, run_id: str, site: str, site_id: str, parts: Sequen
                 for i, metric, control, split, value, count, seed in part.figures
             ],
         )
+    return base + np.arange(place, dtype=np.int64)
 
 
 def _nullable(name: str, values: Sequence[Any] | NDArray[Any]) -> pa.Array:

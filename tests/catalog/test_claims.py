@@ -46,7 +46,7 @@ def test_every_claim_has_a_row_before_anything_is_measured(tmp_path: Path) -> No
         rows = connection.execute("SELECT claim_id, centre, control, verdict FROM evidence").fetchall()
     assert {row[3] for row in rows} == {"not measured"}
     assert {row[:3] for row in rows} == {
-        (one.claim_id, centre, control.name)
+        (one.claim_id, centre.replace("*", ""), control.name)
         for one in claims.CLAIMS
         for centre in one.centres
         for control in one.judged

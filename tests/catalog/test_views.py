@@ -81,7 +81,7 @@ MORE = {
     "effective_rank_b, halves_agreement, rank_warning, std_a, std_b, run_id",
     "steering": "target_std_error, other_std_error, kl_std_error",
     "measurements": "std_error",
-    "evidence": "site, centre",
+    "evidence": "site, centre, from_model",
 }
 """Columns that came later; they stand behind the others."""
 

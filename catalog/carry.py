@@ -1,0 +1,214 @@
+"""Carrying codes from one model to another through a rotation: x_b ~ (x_a - mean_a) R + mean_b for rows x.
+
+A stored code has lost the size of each dimension. What is carried in its place is the mean that the dimension has on
+that side of its centre, if it is normal with the mean and standard deviation of the rotation's fit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .codes import Codes, pack, unpack
+from .errors import InvalidInput
+
+Floats = NDArray[np.float64]
+
+_DIRECT = 30.0
+"""Up to here `erfc` is far from underflow; beyond it the continued fraction needs few terms."""
+_TERMS = 12
+_BLOCK_BYTES = 64 << 20
+"""Of the floats of as many codes as are carried at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """The map from A's states to B's at one site.
+
+    `matrix` is float32 (width, width) for row vectors; means and standard deviations, over the tokens that it was fitted
+    on, are float32 (width,).
+    """
+
+    matrix: NDArray[np.float32]
+    mean_a: NDArray[np.float32]
+    mean_b: NDArray[np.float32]
+    std_a: NDArray[np.float32]
+    std_b: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
+            raise InvalidInput(f"a rotation of shape {self.matrix.shape} is not square")
+        for name in ("mean_a", "mean_b", "std_a", "std_b"):
+            if (shape := getattr(self, name).shape) != (self.width,):
+                raise InvalidInput(f"{name} of shape {shape} is not of width {self.width}")
+
+    @property
+    def width(self) -> int:
+        """Dimensions of both models."""
+        return len(self.matrix)
+
+    @property
+    def inverse(self) -> Rotation:
+        """From B to A."""
+        return Rotation(self.matrix.T, self.mean_b, self.mean_a, self.std_b, self.std_a)
+
+    @classmethod
+    def from_blobs(
+        cls, width: int, matrix: bytes, mean_a: bytes, mean_b: bytes, std_a: bytes, std_b: bytes
+    ) -> Rotation:
+        """From the BLOBs of the view `rotations`: float32, little-endian, row-major.
+
+        Raises:
+            InvalidInput: if one of them has another length.
+        """
+        parts = []
+        for blob, n in ((matrix, width * width), *((one, width) for one in (mean_a, mean_b, std_a, std_b))):
+            if len(blob) != 4 * n:
+                raise InvalidInput(
+                    f"a stored rotation of width {width} has {len(blob)} bytes where {4 * n} belong",
+                    "run `signarium db verify`",
+                )
+            parts.append(np.frombuffer(blob, "<f4").astype(np.float32, copy=False))
+        return cls(parts[0].reshape(width, width), *parts[1:])
+
+
+def _hazard(z: Floats) -> Floats:
+    """phi(z) / (1 - Phi(z)) of the standard normal, (n,): what a normal beyond z is in the mean.
+
+    Beyond `_DIRECT` by the continued fraction z + 1/(z + 2/(z + 3/(z + ...))) (Abramowitz and Stegun 26.2.14).
+    """
+    found = np.empty(len(z))
+    far = z > _DIRECT
+    for i in np.flatnonzero(~far):
+        at = float(z[i])
+        found[i] = math.exp(-at * at / 2) / math.sqrt(2 * math.pi) / (math.erfc(at / math.sqrt(2)) / 2)
+    tail = z[far]
+    rest = tail.copy()
+    for k in range(_TERMS, 0, -1):
+        rest = tail + k / rest
+    found[far] = rest
+    return found
+
+
+def sides(mean: NDArray[Any], std: NDArray[Any], centre: NDArray[Any] | None = None) -> tuple[Floats, Floats]:
+    """What each dimension is in the mean below and above its centre (zero if None), each (width,).
+
+    E[x | x > c] = mu + s phi(z) / (1 - Phi(z)) and E[x | x < c] = mu - s phi(z) / Phi(z) with z = (c - mu) / s, for a
+    normal x. A dimension that does not vary is its mean, or the centre where the mean is on the other side.
+
+    Raises:
+        InvalidInput: if a figure is not finite or a deviation negative.
+    """
+    mu, s = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    c = np.zeros_like(mu) if centre is None else np.asarray(centre, np.float64)
+    if mu.shape != s.shape or mu.shape != c.shape or mu.ndim != 1:
+        raise InvalidInput(f"means {mu.shape}, deviations {s.shape} and centres {c.shape} do not match")
+    if not (np.isfinite(mu).all() and np.isfinite(s).all() and np.isfinite(c).all()) or (s < 0).any():
+        raise InvalidInput("a mean, deviation or centre is no finite number", "run `signarium db verify`")
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Where s is nothing beside the way to the centre, z only says which side that is.
+        z = np.clip(np.where(s > 0, (c - mu) / s, np.sign(c - mu) * np.inf), -1e150, 1e150)
+    z = np.nan_to_num(z)
+    # Of a dimension that never is on this side, rounding must not put it back on the other.
+    above = np.maximum(mu + s * _hazard(z), np.maximum(mu, c))
+    below = np.minimum(mu - s * _hazard(-z), np.minimum(mu, c))
+    far = np.abs(z) > 1e8
+    above[far], below[far] = np.maximum(mu, c)[far], np.minimum(mu, c)[far]
+    return below, above
+
+
+def expected_floats(codes: Codes, rotation: Rotation, centre: NDArray[Any] | None = None) -> Floats:
+    """A's states in the mean, given their codes about `centre` (zero if None): (..., bytes) to (..., width)."""
+    below, above = sides(rotation.mean_a, rotation.std_a, centre)
+    return np.where(unpack(codes, rotation.width) == 1, above, below)
+
+
+def carry_floats(x: NDArray[Any], rotation: Rotation) -> Floats:
+    """States of A, (..., width), in B's basis about B's mean.
+
+    Raises:
+        InvalidInput: if they have another width.
+    """
+    x = np.asarray(x, np.float64)
+    _check(x, rotation)
+    return (x - rotation.mean_a) @ rotation.matrix.astype(np.float64) + rotation.mean_b
+
+
+def carry_direction(v: NDArray[Any], rotation: Rotation) -> Floats:
+    """Directions of A, (..., width), in B's basis: no mean is moved."""
+    v = np.asarray(v, np.float64)
+    _check(v, rotation)
+    return v @ rotation.matrix.astype(np.float64)
+
+
+def _check(x: Floats, rotation: Rotation) -> None:
+    if x.shape[-1:] != (rotation.width,):
+        raise InvalidInput(
+            f"vectors of shape {x.shape} cannot be carried by a rotation of width {rotation.width}"
+        )
+
+
+def pack_about(x: Floats, centre: NDArray[Any] | None = None) -> Codes:
+    """Sign codes of `x`, (..., width), about `centre` (zero if None), as the catalogue packs them."""
+    return pack(x if centre is None else x - np.asarray(centre, np.float64))
+
+
+def carry_code(
+    code: Codes,
+    rotation: Rotation,
+    centre_a: NDArray[Any] | None = None,
+    centre_b: NDArray[Any] | None = None,
+) -> Codes:
+    """One code of A, (bytes,), as a code of B: its expected floats carried, their signs taken about B's centre."""
+    return pack_about(carry_floats(expected_floats(code, rotation, centre_a), rotation), centre_b)
+
+
+def carry_codes(
+    codes: Codes,
+    rotation: Rotation,
+    centre_a: NDArray[Any] | None = None,
+    centre_b: NDArray[Any] | None = None,
+) -> Codes:
+    """Many codes of A, (n, bytes), as codes of B, a block at a time.
+
+    What is above and what is below the centre differ by one vector, so the floats of a code are the lower ones and
+    that vector where its bits are set; the products are in float32, whose rounding turns a sign where the sum is zero to
+    seven digits.
+    """
+    below, above = sides(rotation.mean_a, rotation.std_a, centre_a)
+    width = rotation.width
+    step = ((above - below)[:, None] * rotation.matrix).astype(np.float32)
+    base = carry_floats(below, rotation) - (0.0 if centre_b is None else np.asarray(centre_b, np.float64))
+    found = np.empty_like(codes)
+    rows = max(1, _BLOCK_BYTES // (12 * width))
+    for start in range(0, len(codes), rows):
+        bits = unpack(codes[start : start + rows], width).astype(np.float32)
+        found[start : start + rows] = pack(bits @ step + base)
+    return found
+
+
+def carry_signs(code: Codes, rotation: Rotation) -> Floats:
+    """The direction that a sign code of A stands for, in B's basis, (width,): each sign times that dimension's spread."""
+    signs = 2.0 * unpack(code, rotation.width) - 1.0
+    return carry_direction(signs * rotation.std_a, rotation)
+
+
+def carry_pattern(mask: Codes, polarity: Codes, rotation: Rotation) -> tuple[Codes, Codes]:
+    """A feature's registered dimensions and signs, each (bytes,), in B: mask and polarity.
+
+    The direction mask * sign * std_a is carried; of B's dimensions as many are kept as the feature had, the largest beside
+    their std_b first (ties by number; one that does not vary last), with the signs that they have.
+    """
+    width = rotation.width
+    kept = unpack(mask, width)
+    signs = (2.0 * unpack(polarity, width) - 1.0) * kept
+    value = carry_direction(signs * rotation.std_a, rotation)
+    spread = rotation.std_b.astype(np.float64)
+    size = np.divide(np.abs(value), spread, out=np.full(width, -1.0), where=spread > 0)
+    chosen = np.zeros(width, np.uint8)
+    chosen[np.argsort(-size, kind="stable")[: int(kept.sum())]] = 1
+    return np.packbits(chosen), np.packbits(chosen & (value > 0))

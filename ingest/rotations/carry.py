@@ -1,0 +1,272 @@
+"""What a rotation carries of sign codes: bits, neighbours, and the prototypes of Bag of Dims.
+
+Where the two papers meet: prototypes of A are made of A's axes, so on a model in another basis they should read
+nothing, and all that they read at home once the states are rotated back. Beside that, the same prototypes in random
+bases of A, which say whether A's own axes mattered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...catalog.bulk import Figure
+from ...catalog.codes import hamming
+from ..features.bits import Patterns, percentiles, rng
+from ..features.controls import HAAR_SEEDS, haar
+from ..features.prototypes import prototypes
+from ..features.rows import site_figure
+from .fit import Fitted
+from .labels import Label
+from .paired import Paired, n_rows
+
+RETRIEVED = 1000
+"""Test states that look for themselves among the test states of B."""
+
+Floats = NDArray[np.float64]
+Arm = Callable[[Tensor, Tensor], Tensor]
+"""From blocks of A's and B's states (n, width) to what is read, whose signs count."""
+
+
+def signs_to_floats(positive: Tensor, mean: Tensor, std: Tensor, about: Tensor) -> Tensor:
+    """What a sign code says of the floats: E[x | sign of x - about], x normal with `mean` and `std` per dimension.
+
+    `positive` is bool (n, width), the others (width,). The mean of a truncated normal distribution (Johnson, Kotz and
+    Balakrishnan 1994, chapter 13).
+    """
+    z = (about - mean) / std.clamp_min(1e-30)
+    # phi / (1 - Phi) and phi / Phi without the digits lost in the tails.
+    log_density = -z.square() / 2 - 0.5 * np.log(2 * np.pi)
+    up = mean + std * (log_density - torch.special.log_ndtr(-z)).exp()
+    down = mean - std * (log_density - torch.special.log_ndtr(z)).exp()
+    return torch.where(positive, up, down)
+
+
+@dataclass(frozen=True, eq=False)
+class Arms:
+    """What is done to states before their signs are taken; `rotation` and `shuffled` of one fit, `draws` Haar matrices."""
+
+    fitted: Fitted
+    draws: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, fitted: Fitted) -> Arms:
+        """With the Haar matrices of the seeds that controls have everywhere."""
+        matrix = fitted.rotation.matrix
+        return cls(fitted, tuple(haar(len(matrix), seed).to(matrix) for seed in HAAR_SEEDS))
+
+    def codes(self) -> dict[str, Arm]:
+        """A's states in B, for comparison with B's own; all about B's mean."""
+        r = self.fitted.rotation
+        turn = {"rotated": r.matrix, "shuffled": self.fitted.shuffled}
+        turn |= {f"haar:{seed}": draw for seed, draw in zip(HAAR_SEEDS, self.draws, strict=True)}
+        arms: dict[str, Arm] = {
+            "as_is": lambda a, _: a - r.mean_b,
+            "mean_shift": lambda a, _: a - r.mean_a,
+            "affine": lambda a, _: (a - r.mean_a) @ self.fitted.affine,
+            "signs_alone": lambda a, _: (signs_to_floats(a > r.mean_a, r.mean_a, r.std_a, r.mean_a) - r.mean_a) @ r.matrix,
+            "plus_minus_one": lambda a, _: torch.where(a > r.mean_a, 1.0, -1.0).to(a) @ r.matrix,
+        }  # fmt: skip
+        for name, matrix in turn.items():
+            arms[name] = lambda a, _, matrix=matrix: (a - r.mean_a) @ matrix
+        return arms
+
+    def readings(self) -> dict[str, Arm]:
+        """B's states in A's basis, for A's prototypes, which are about A's mean."""
+        r = self.fitted.rotation
+        turn = {"rotated": r.matrix, "shuffled": self.fitted.shuffled}
+        turn |= {f"haar:{seed}": draw for seed, draw in zip(HAAR_SEEDS, self.draws, strict=True)}
+        arms: dict[str, Arm] = {
+            "source": lambda a, _: a - r.mean_a,
+            "as_is": lambda _, b: b - r.mean_a,
+            "mean_shift": lambda _, b: b - r.mean_b,
+            "signs_alone": lambda _, b: (
+                (signs_to_floats(b > r.mean_b, r.mean_b, r.std_b, r.mean_b) - r.mean_b) @ r.matrix.T
+            ),
+        }
+        for name, matrix in turn.items():
+            arms[name] = lambda _, b, matrix=matrix: (b - r.mean_b) @ matrix.T
+        return arms
+
+
+# ---- bits and neighbours ----------------------------------------------------------------------------
+
+
+def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, seed: int) -> list[Figure]:
+    """Shares of bits of A's carried codes that are B's own, on test rows, and how often a carried code finds its state.
+
+    `code_agreement` is about B's mean, where chance is one half; `code_agreement_zero` about zero, as `states` are
+    stored, where the mean alone (`mean_only`) is often right. `retrieval_top1`: share of `RETRIEVED` states whose
+    nearest code among all test states of B is of the same place in the text, ties by halves; `token_identity` is what
+    knowing the token alone would give. Standard errors are over documents; of a control, of the difference.
+    """
+    arms = Arms.of(fitted).codes()
+    r = fitted.rotation
+    test = paired.test
+    n = n_rows(test)
+    agreement = {name: np.zeros(n) for name in arms}
+    about_zero = {name: np.zeros(n) for name in (*arms, "mean_only")}
+    chosen = np.sort(rng(seed, "retrieval").choice(n, min(RETRIEVED, n), replace=False))
+    kept = {name: list[NDArray[np.uint8]]() for name in arms}
+    own_codes = list[NDArray[np.uint8]]()
+    for rows, a, b in paired.blocks(test):
+        at = slice(rows.start - test.start, rows.stop - test.start)
+        own, own_zero = b > r.mean_b, b > 0
+        own_codes.append(np.packbits(own.cpu().numpy(), axis=1))
+        about_zero["mean_only"][at] = _share((r.mean_b > 0).expand_as(own), own_zero)
+        inside = chosen[(chosen >= at.start) & (chosen < at.stop)] - at.start
+        for name, arm in arms.items():
+            carried = arm(a, b)
+            agreement[name][at] = _share(carried > 0, own)
+            about_zero[name][at] = _share(carried + r.mean_b > 0, own_zero)
+            some = (carried[torch.from_numpy(inside).to(carried.device)] > 0).cpu().numpy()
+            kept[name].append(np.packbits(some, axis=1))
+    documents = paired.documents[test]
+    figures = []
+    for metric, found in (("code_agreement", agreement), ("code_agreement_zero", about_zero)):
+        figures += _of_rows(metric, found, documents, site_id, model_a, seed)
+    every = np.concatenate(own_codes)
+    found = {name: _found(np.concatenate(parts), every, chosen) for name, parts in kept.items()}
+    same = np.bincount(paired.token_ids[test])[paired.token_ids[test][chosen]]
+    found["token_identity"] = 1 / same
+    figures += _of_rows("retrieval_top1", found, documents[chosen], site_id, model_a, seed)
+    return figures
+
+
+def _share(a: Tensor, b: Tensor) -> Floats:
+    shares: Floats = (a == b).double().mean(1).cpu().numpy()
+    return shares
+
+
+def _found(queries: NDArray[np.uint8], codes: NDArray[np.uint8], own: NDArray[np.int64]) -> Floats:
+    """(queries,): 1 / (how many are as near) if nothing is nearer than the query's own state, else 0."""
+    hits = np.zeros(len(queries))
+    for i, (query, place) in enumerate(zip(queries, own, strict=True)):
+        distance = hamming(query, codes)
+        if distance[place] == distance.min():
+            hits[i] = 1 / (distance == distance[place]).sum()
+    return hits
+
+
+def _of_rows(
+    metric: str,
+    found: dict[str, Floats],
+    documents: NDArray[np.int64],
+    site_id: str,
+    model_a: str,
+    seed: int,
+) -> list[Figure]:
+    """Means over rows; errors over documents, whose rows are not independent."""
+    figures = []
+    for name, values in found.items():
+        control = "none" if name == "rotated" else name
+        of = values if control == "none" else found["rotated"] - values
+        error = clustered_error(of, documents)
+        figures.append(
+            Figure(site_id, "rotation", model_a, metric, control, "held_out", float(values.mean()), len(values), seed, error)
+        )  # fmt: skip
+    return figures
+
+
+def clustered_error(values: Floats, groups: NDArray[np.int64]) -> float | None:
+    """Standard error of the mean of `values` (n,) where those of one group hang together; None with one group.
+
+    Sums of residuals by group (Liang and Zeger 1986), with the correction for few groups.
+    """
+    _, place = np.unique(groups, return_inverse=True)
+    sums = np.bincount(place, values - values.mean())
+    k = len(sums)
+    return float(np.sqrt((sums**2).sum() * k / (k - 1)) / len(values)) if k > 1 else None
+
+
+# ---- prototypes -------------------------------------------------------------------------------------
+
+
+def prototype_figures(
+    paired: Paired, fitted: Fitted, labels: Sequence[Label], site_id: str, model_a: str, seed: int
+) -> list[Figure]:
+    """AUC of A's sign prototypes on B's states, mean over labels; nothing without labels.
+
+    Prototypes are those of Bag of Dims, section 3, of bits about the mean of the fit: shares of positive bits among
+    rows with the label and without, on the fit rows of A (`own`: of B). They are scored on test rows of B by their
+    agreement: the figure itself after the rotation; `source` in A; `as_is` and `mean_shift` without it; `signs_alone`
+    with B's bits alone; Haar matrices and a fit on shuffled pairs in R's place. `prototype_basis`: A's prototypes on A,
+    beside those of random bases of A (`haar:k`) and, after giving every dimension one variance, `scaled`.
+    """
+    if not labels:
+        return []
+    r = fitted.rotation
+    arms = Arms.of(fitted)
+    a_mean, b_mean = r.mean_a, r.mean_b
+    homes: dict[str, Arm] = {"source": lambda a, _: a - a_mean, "own": lambda _, b: b - b_mean}
+    for seed_of, draw in zip(HAAR_SEEDS, arms.draws, strict=True):
+        homes[f"haar:{seed_of}"] = lambda a, _, draw=draw: (a - a_mean) @ draw
+    scaled = fitted.rotation.std_a.clamp_min(1e-30)
+    homes[f"scaled:{HAAR_SEEDS[0]}"] = lambda a, _: ((a - a_mean) / scaled) @ arms.draws[0]
+    made = dict(zip(homes, _define(paired, labels, list(homes.values())), strict=True))
+    readings = arms.readings()
+    on_b = [(name, made["source"], arm) for name, arm in readings.items()]
+    on_b.append(("own", made["own"], homes["own"]))
+    bases = [(name, made[name], homes[name]) for name in homes if name not in ("own", "source")]
+    scores = _score(paired, labels, [*on_b, *bases])
+    auc = {name: scores[i] for i, (name, _, _) in enumerate(on_b)}
+    figures = _of_labels("prototype_auc", {**auc, "none": auc.pop("rotated")}, site_id, model_a, seed)
+    in_a = {"none": auc["source"]} | {name: scores[len(on_b) + i] for i, (name, _, _) in enumerate(bases)}
+    return figures + _of_labels("prototype_basis", in_a, site_id, model_a, seed)
+
+
+def _of_labels(metric: str, found: dict[str, Floats], site_id: str, model_a: str, seed: int) -> list[Figure]:
+    own = found["none"]
+    return [
+        site_figure(site_id, "rotation", model_a, metric, name, "held_out", values, seed, None if name == "none" else own - values)
+        for name, values in found.items()
+    ]  # fmt: skip
+
+
+def _define(paired: Paired, labels: Sequence[Label], homes: Sequence[Arm]) -> list[Patterns]:
+    """Prototypes of the labels in each of `homes`, from the fit rows."""
+    n = len(labels)
+    width = paired.width
+    device = paired.device
+    plus = [torch.zeros(n, width, dtype=torch.float64, device=device) for _ in homes]
+    minus = [torch.zeros(n, width, dtype=torch.float64, device=device) for _ in homes]
+    define = torch.from_numpy(np.stack([one.define for one in labels])).to(device)
+    outside = torch.from_numpy(np.stack([~one.inside for one in labels])).to(device)
+    fit = paired.fit
+    for rows, a, b in paired.blocks(fit):
+        own, rest = define[:, rows].double(), outside[:, rows].double()
+        for i, home in enumerate(homes):
+            bits = (home(a, b) > 0).double()
+            plus[i] += own @ bits
+            minus[i] += rest @ bits
+    n_own = define[:, fit].sum(1, keepdim=True).clamp_min(1)
+    n_rest = outside[:, fit].sum(1, keepdim=True).clamp_min(1)
+    return [
+        prototypes((p / n_own).cpu().numpy(), (m / n_rest).cpu().numpy()).patterns
+        for p, m in zip(plus, minus, strict=True)
+    ]
+
+
+def _score(
+    paired: Paired, labels: Sequence[Label], readers: Sequence[tuple[str, Patterns, Arm]]
+) -> list[Floats]:
+    """AUC (labels,) of each reader on the test rows."""
+    test = paired.test
+    counts = [np.empty((n_rows(test), len(labels)), np.int32) for _ in readers]
+    for rows, a, b in paired.blocks(test):
+        at = slice(rows.start - test.start, rows.stop - test.start)
+        for i, (_, patterns, arm) in enumerate(readers):
+            counts[i][at] = patterns.counts((arm(a, b) > 0).float().cpu()).numpy()
+    found = []
+    for each in counts:
+        values = [
+            float(percentiles(each[one.score[test], k], each[~one.inside[test], k]).mean())
+            for k, one in enumerate(labels)
+        ]
+        found.append(np.array(values))
+    return found

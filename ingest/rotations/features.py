@@ -1,0 +1,239 @@
+"""Categories of A carried to B: each becomes a feature of B, scored on B's own types, which had no part in making it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...catalog import bulk, schema, store
+from ...catalog.bulk import Figure
+from ...catalog.codes import n_bytes, unpack
+from ..features import rows
+from ..features.bits import Patterns, TypeBits, agreements, tops
+from ..features.controls import HAAR_SEEDS, haar
+from ..features.prototypes import score, upper_tail
+from ..features.rows import site_figure
+from .maps import Rotation
+
+if TYPE_CHECKING:
+    import duckdb
+    from sqlalchemy.orm import Session
+
+TOP = 50
+"""Types that are listed of a feature."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Categories at one site and centre, in the order of their ids: patterns over `width`, and the tokens of each."""
+
+    ids: list[int]
+    names: list[str]
+    patterns: Patterns
+    tokens: list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """Features of B at one centre, where they come from, and figures about all of them."""
+
+    found: rows.Found
+    sources: list[int]
+    figures: list[Figure]
+
+
+def carry_features(
+    path: Path, rotation: Rotation, site_a_id: str, site_b_id: str, model_a: str, seed: int
+) -> list[Carried]:
+    """The categories of A at a site as features of B, for each centre that both have; nothing where they have none.
+
+    A category is the direction (mask times polarity) times the standard deviation of A's types in each dimension; it is
+    carried by the rotation, and B registers as many dimensions, those where the direction is largest beside the
+    standard deviation of B's types. Its AUC is that of the agreement of B's types with it, of the category's tokens
+    among all others. Beside it: Haar matrices in R's place, the pattern as it is, and B's own category of that name
+    (which was defined on half of those tokens, and is scored on the other).
+    """
+    found = []
+    with store.reading(path) as connection:
+        std_a, std_b = (_stds(connection, site) for site in (site_a_id, site_b_id))
+        if std_a is None or std_b is None:
+            return []
+        for centre in ("zero", "mean"):
+            theirs = _features(connection, site_a_id, centre)
+            types = _types(connection, site_b_id, centre, rotation.matrix.shape[0])
+            if theirs is None or types is None:
+                continue
+            own = _own(connection, site_b_id, centre)
+            found.append(_carry(theirs, types, own, rotation, std_a, std_b, centre, site_b_id, model_a, seed))
+    return found
+
+
+def _carry(
+    theirs: Features,
+    types: TypeBits,
+    own: dict[str, float],
+    rotation: Rotation,
+    std_a: Floats,
+    std_b: Floats,
+    centre: str,
+    site_id: str,
+    model_a: str,
+    seed: int,
+) -> Carried:
+    matrix = rotation.matrix.cpu()
+    turned = turn(theirs.patterns, matrix, std_a, std_b)
+    auc = {"none": _auc(types, turned, theirs.tokens), "as_is": _auc(types, theirs.patterns, theirs.tokens)}
+    for seed_of in HAAR_SEEDS:
+        drawn = turn(theirs.patterns, haar(len(matrix), seed_of).to(matrix), std_a, std_b)
+        auc[f"haar:{seed_of}"] = _auc(types, drawn, theirs.tokens)
+    auc["own"] = np.array([own.get(name, np.nan) for name in theirs.names])
+    figures = [
+        site_figure(
+            site_id, "rotation", model_a, f"feature_auc_{centre}", name, "held_out", values, seed,
+            None if name == "none" else auc["none"] - values,
+        )
+        for name, values in auc.items()
+    ]  # fmt: skip
+    haars = np.mean([auc[f"haar:{seed_of}"] for seed_of in HAAR_SEEDS], axis=0)
+    n = len(theirs.ids)
+    best = tops(agreements(types, turned), turned, min(TOP, types.n))
+    p_values = [
+        _p_value(value, control, len(tokens), types.n)
+        for value, control, tokens in zip(auc["none"], haars, theirs.tokens, strict=True)
+    ]
+    empty: list[Any] = [None] * n
+    extra: dict[str, Any] = {
+        "threshold": empty,
+        "n_members": np.array([len(one) for one in theirs.tokens]),
+        "seed_token": empty,
+        "repeats": np.zeros(n, np.int32),
+        "best_dim": empty,
+        "best_dim_auc": empty,
+        "auc_in_sample": empty,
+        "auc_held_out": auc["none"],
+        "auc_rotated": haars,
+        "null_p95": empty,
+        "p_value": p_values,
+    }
+    members = [[("score", one)] for one in theirs.tokens]
+    found = rows.Found("direction", centre, theirs.names, turned, best, types.n, extra, members)
+    for name, values in auc.items():
+        found.add("auc_agreement", name, "held_out", values, [len(one) for one in theirs.tokens], seed)
+    return Carried(found, theirs.ids, [one for one in figures if math.isfinite(one.value)])
+
+
+def turn(patterns: Patterns, matrix: torch.Tensor, std_a: Floats, std_b: Floats) -> Patterns:
+    """Patterns of A in B's basis; see `carry_features`. `matrix` is [width, width], the others (width,)."""
+    signed = patterns.mask * np.where(patterns.polarity, 1.0, -1.0) * std_a
+    carried = (torch.from_numpy(signed).to(matrix) @ matrix).numpy()
+    # A dimension that never moves says nothing, however large the direction is there.
+    beside = np.divide(carried, std_b, out=np.zeros_like(carried), where=std_b > 0)
+    mask = np.zeros_like(patterns.mask)
+    order = np.argsort(-np.abs(beside), axis=1, kind="stable")
+    for one, ranked, n_dims in zip(mask, order, patterns.n_dims, strict=True):
+        one[ranked[:n_dims]] = True
+    return Patterns(mask, (carried > 0) & mask)
+
+
+def _auc(types: TypeBits, patterns: Patterns, tokens: list[NDArray[np.int64]]) -> Floats:
+    return np.array(
+        [
+            float(score(row, own, own, [None])[0].mean())
+            for (_, row), own in zip(agreements(types, patterns), tokens, strict=True)
+        ]
+    )
+
+
+def _p_value(auc: float, rotated: float, n: int, n_types: int) -> float:
+    """The larger of two one-sided p-values: above one half, and above a Haar matrix in R's place.
+
+    The standard error is that of the Mann-Whitney statistic if nothing is there, sqrt((n + m + 1) / 12 n m).
+    """
+    m = max(1, n_types - n)
+    error = math.sqrt((n + m + 1) / (12 * n * m))
+    return max(
+        upper_tail(auc - 0.5, error),
+        upper_tail(auc - rotated, error * math.sqrt(1 + 1 / len(HAAR_SEEDS))),
+    )
+
+
+def insert_carried(
+    session: Session, run_id: str, rotation_id: int, site: str, site_id: str, carried: list[Carried]
+) -> None:
+    """Insert the features of one site, whence they come, and the figures about all of them."""
+    if not carried:
+        return
+    ids = rows.insert(session, run_id, site, site_id, [one.found for one in carried])
+    sources = [source for one in carried for source in one.sources]
+    bulk.insert(
+        session,
+        schema.carried_row,
+        {
+            "feature_id": ids,
+            "rotation_id": np.full(len(ids), rotation_id),
+            "source_feature_id": np.array(sources, np.int64),
+        },
+    )
+    bulk.insert_figures(session, run_id, [figure for one in carried for figure in one.figures])
+
+
+# ---- reading ----------------------------------------------------------------------------------------
+
+
+def _stds(connection: duckdb.DuckDBPyConnection, site_id: str) -> Floats | None:
+    """Standard deviation of the types in each dimension, (width,); None if the stage types has not run there."""
+    found = connection.execute(
+        "SELECT d.std FROM dimension_row d JOIN run r USING (run_id) WHERE d.site_id = ? AND d.subject = 'type' "
+        "AND r.finished_at IS NOT NULL QUALIFY d.run_id = first(d.run_id) OVER (ORDER BY r.started_at, d.run_id) ORDER BY d.dim",
+        [site_id],
+    ).fetchall()
+    return np.array([row[0] for row in found]) if found else None
+
+
+def _types(connection: duckdb.DuckDBPyConnection, site_id: str, centre: str, width: int) -> TypeBits | None:
+    found = connection.execute(
+        "SELECT cs.code_set_id FROM code_set cs JOIN run r USING (run_id) WHERE cs.site_id = ? AND cs.subject = 'type' "
+        "AND cs.centre = ? AND cs.basis = 'standard' AND r.finished_at IS NOT NULL ORDER BY r.started_at, r.run_id LIMIT 1",
+        [site_id, centre],
+    ).fetchone()
+    if found is None:
+        return None
+    _, codes = bulk.read_codes(connection, found[0], n_bytes(width))
+    return TypeBits(codes, width)
+
+
+def _features(connection: duckdb.DuckDBPyConnection, site_id: str, centre: str) -> Features | None:
+    found = connection.execute(
+        "SELECT f.feature_id, f.name, f.mask, f.polarity, s.width, list(x.token_id ORDER BY x.token_id) FROM feature_row f "
+        "JOIN site s USING (site_id) JOIN feature_member x USING (feature_id) WHERE f.site_id = ? AND f.kind = 'category' "
+        "AND f.centre = ? AND f.basis = 'standard' GROUP BY ALL ORDER BY f.feature_id",
+        [site_id, centre],
+    ).fetchall()
+    if not found:
+        return None
+    codes = np.array([np.frombuffer(mask + polarity, np.uint8) for _, _, mask, polarity, _, _ in found])
+    bits = unpack(codes.reshape(len(found), 2, -1), found[0][4]).astype(np.bool_)
+    return Features(
+        [row[0] for row in found],
+        [row[1] for row in found],
+        Patterns(bits[:, 0], bits[:, 1]),
+        [np.array(row[5], np.int64) for row in found],
+    )
+
+
+def _own(connection: duckdb.DuckDBPyConnection, site_id: str, centre: str) -> dict[str, float]:
+    """Held-out AUC of B's own categories by name."""
+    found = connection.execute(
+        "SELECT name, avg(auc_held_out) FROM feature_row WHERE site_id = ? AND kind = 'category' AND centre = ? "
+        "AND basis = 'standard' AND auc_held_out IS NOT NULL GROUP BY name",
+        [site_id, centre],
+    ).fetchall()
+    return dict(found)

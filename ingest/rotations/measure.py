@@ -1,0 +1,222 @@
+"""All that is measured of one rotation: the row that keeps it, and the figures beside their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...catalog import store
+from ...catalog.bulk import Figure
+from ...catalog.errors import NotFound
+from ..saes.add import read_saes
+from ..saes.transfer import TransferFigure, transfer
+from ..sites import Site
+from . import haar
+from .carry import code_figures, prototype_figures
+from .explained import Explained, explained
+from .features import Carried, carry_features, insert_carried
+from .fit import Fitted, fit, ridge_map
+from .labels import labels
+from .maps import Rotation
+from .paired import Paired, n_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..loaded import LoadedModel
+
+_OWN = {"sae_ev": "rotated", "firing_correlation": "rotated", "sae_ev_scalar": "rotated", "decoder_cosine": "shared_seed",
+        "decoder_match_0.5": "shared_seed"}  # fmt: skip
+"""Of the figures about dictionaries, what the published claim is about: stored as the figure itself."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One site: columns of its `rotation_row` but for ids, columns of `rotation_component_row`, features and figures."""
+
+    row: dict[str, Any]
+    components: dict[str, NDArray[np.float64]]
+    carried: list[Carried]
+    figures: list[Figure]
+    notes: list[str] = field(default_factory=list)
+
+    def insert_features(
+        self, session: Session, run_id: str, rotation_id: int, site: str, site_id: str
+    ) -> None:
+        """Insert the features that were carried, and their figures."""
+        insert_carried(session, run_id, rotation_id, site, site_id, self.carried)
+
+
+def measure(
+    path: Path,
+    paired: Paired,
+    model_a: LoadedModel,
+    windows: Sequence[NDArray[np.int64]],
+    site: Site,
+    site_a_id: str,
+    site_b_id: str,
+    names: tuple[str, str],
+    seed: int,
+) -> Measured:
+    """Fit the rotation between the states in `paired` and measure it; `names` are those of A and B."""
+    fitted = fit(paired, seed)
+    found = explained(paired, fitted)
+    figures = _explained_figures(found, fitted, site_b_id, names[0], n_rows(paired.fit), seed)
+    figures += _haar_figures(fitted, site_b_id, names[0], n_rows(paired.fit), seed)
+    figures += code_figures(paired, fitted, site_b_id, names[0], seed)
+    figures += prototype_figures(
+        paired, fitted, labels(model_a, windows, paired, seed), site_b_id, names[0], seed
+    )
+    more, notes = _dictionary_figures(path, paired, fitted, names, site, site_b_id, seed)
+    carried = carry_features(path, fitted.rotation, site_a_id, site_b_id, names[0], seed)
+    components = {
+        "variance_share": found.component_share,
+        "ev_rotation": found.component_rotation,
+        "ev_affine": found.component_affine,
+        "ev_shuffled": found.component_shuffled,
+    }
+    if fitted.rank_warning:
+        notes.insert(0, f"{site}: {fitted.rank_warning}")
+    return Measured(_row(paired, fitted, found), components, carried, figures + more, notes)
+
+
+def _row(paired: Paired, fitted: Fitted, found: Explained) -> dict[str, Any]:
+    r = fitted.rotation
+    blobs = {"matrix": r.matrix, "mean_a": r.mean_a, "mean_b": r.mean_b, "std_a": r.std_a, "std_b": r.std_b}
+    arms = ("identity", "mean_shift", "rotation", "scaled", "affine", "permutation", "shuffled", "token_mean")
+    eye = torch.eye(paired.width).to(r.matrix)
+    return {
+        "width": paired.width,
+        "n_fit": n_rows(paired.fit),
+        "n_validation": n_rows(paired.validation),
+        "n_test": n_rows(paired.test),
+        **{f"ev_{arm}": found.value.get(arm) for arm in arms},
+        "ev_unseen": found.unseen.get("rotation"),
+        "scale": fitted.scale,
+        "ridge": fitted.ridge,
+        "effective_rank_a": fitted.effective_rank_a,
+        "effective_rank_b": fitted.effective_rank_b,
+        "halves_agreement": fitted.halves_agreement,
+        "frobenius_from_identity": float((r.matrix - eye).norm()),
+        "rank_warning": fitted.rank_warning,
+        **{name: _blob(x) for name, x in blobs.items()},
+    }
+
+
+def _blob(x: Tensor) -> bytes:
+    return np.ascontiguousarray(x.cpu().numpy().astype("<f4")).tobytes()
+
+
+def read_rotation(path: Path, rotation_id: int, device: torch.device) -> Rotation:
+    """A stored rotation, in float64 on `device`; its last digits are those of float32.
+
+    Raises:
+        NotFound: if there is none.
+    """
+    with store.reading(path) as connection:
+        row = connection.execute(
+            "SELECT width, matrix, mean_a, mean_b, std_a, std_b FROM rotation_row WHERE rotation_id = ?",
+            [rotation_id],
+        ).fetchone()
+    if row is None:
+        raise NotFound("rotation", str(rotation_id))
+    matrix, *flat = (torch.from_numpy(np.frombuffer(one, "<f4").astype(np.float64)) for one in row[1:])
+    return Rotation(matrix.view(row[0], row[0]).to(device), *(one.to(device) for one in flat))
+
+
+# ---- figures ----------------------------------------------------------------------------------------
+
+
+def _explained_figures(
+    found: Explained, fitted: Fitted, site_id: str, model_a: str, n_fit: int, seed: int
+) -> list[Figure]:
+    """`rotation_ev` and, on tokens that the fit never saw, `rotation_ev_unseen`; `rotation_halves`."""
+    figures = []
+    for arm, value in found.value.items():
+        own = arm == "rotation"
+        error = found.std_error.get(arm) if own else found.difference_error.get(arm)
+        figures.append(
+            Figure(
+                site_id, "rotation", model_a, "rotation_ev", "none" if own else arm, "held_out", value, found.n_test, seed, error
+            )
+        )  # fmt: skip
+    for arm, value in found.unseen.items():
+        control = "none" if arm == "rotation" else arm
+        figures.append(
+            Figure(
+                site_id, "rotation", model_a, "rotation_ev_unseen", control, "held_out", value, found.n_unseen, seed,
+                found.unseen_error.get(arm),
+            )
+        )  # fmt: skip
+    halves = {"none": fitted.halves_agreement, "shuffled": fitted.halves_agreement_shuffled}
+    return figures + [
+        Figure(site_id, "rotation", model_a, "rotation_halves", control, "in_sample", value, n_fit, seed)
+        for control, value in halves.items()
+        if value is not None
+    ]
+
+
+def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int) -> list[Figure]:
+    """Statistics of the rotation as of a Haar matrix, of the one fitted on unrelated pairs, and of a cyclic shift."""
+    width = len(fitted.rotation.matrix)
+    reference = haar.Reference(width, seed)
+    matrices = {
+        "none": fitted.rotation.matrix,
+        "unrelated": fitted.shuffled,
+        "cyclic_shift": haar.cyclic_shift(width),
+    }
+    figures = []
+    for control, matrix in matrices.items():
+        statistics = haar.statistics(matrix)
+        p_values = reference.p_values(statistics)
+        p_control = "p_value" if control == "none" else f"p_value_{control}"
+        for metric, value in statistics.items():
+            figures += [
+                Figure(site_id, "rotation", model_a, metric, control, "in_sample", value, n, seed),
+                Figure(site_id, "rotation", model_a, metric, p_control, "in_sample", p_values[metric], reference.draws, seed),
+            ]  # fmt: skip
+    return figures
+
+
+def _dictionary_figures(
+    path: Path,
+    paired: Paired,
+    fitted: Fitted,
+    names: tuple[str, str],
+    site: Site,
+    site_b_id: str,
+    seed: int,
+) -> tuple[list[Figure], list[str]]:
+    """A's dictionaries on B, the mean over several of them; nothing where A has none."""
+    own, notes = read_saes(path, names[0], site.name)
+    others, more = read_saes(path, names[1], site.name)
+    notes = [*notes, *more]
+    if not own:
+        return [], notes
+    affine, _ = ridge_map(paired.swapped())
+    groups: dict[tuple[str, str, str], list[TransferFigure]] = {}
+    for one in own:
+        for figure in transfer(
+            paired, fitted.rotation, one.dictionary, [other.dictionary for other in others], affine_to_a=affine, seed=seed
+        ):  # fmt: skip
+            groups.setdefault((figure.metric, figure.control, figure.split), []).append(figure)
+    figures = []
+    for (metric, control, split), some in groups.items():
+        value = float(np.mean([one.value for one in some]))
+        # Of one dictionary over its features or documents; of several, which share both, no smaller than each.
+        errors = [one.std_error for one in some if one.std_error is not None]
+        error = float(np.mean(errors)) if errors else None
+        name = "none" if control == _OWN.get(metric) else control
+        figures.append(
+            Figure(
+                site_b_id, "rotation", names[0], metric, name, split, value, some[0].n, some[0].seed, error
+            )
+        )
+    return figures, notes
