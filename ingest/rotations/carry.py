@@ -42,8 +42,10 @@ def signs_to_floats(positive: Tensor, mean: Tensor, std: Tensor, about: Tensor) 
     z = (about - mean) / std.clamp_min(1e-30)
     # phi / (1 - Phi) and phi / Phi without the digits lost in the tails.
     log_density = -z.square() / 2 - 0.5 * np.log(2 * np.pi)
-    up = mean + std * (log_density - torch.special.log_ndtr(-z)).exp()
-    down = mean - std * (log_density - torch.special.log_ndtr(z)).exp()
+    ratios = [(log_density - torch.special.log_ndtr(side * z)).exp() for side in (-1, 1)]
+    # Far out in a tail both logarithms overflow, and the mean is where the tail begins.
+    above, below = (torch.where(one.isfinite(), one, z.abs()) for one in ratios)
+    up, down = mean + std * above, mean - std * below
     return torch.where(positive, up, down)
 
 
@@ -215,7 +217,8 @@ def prototype_figures(
     bases = [(name, made[name], homes[name]) for name in homes if name not in ("own", "source")]
     scores = _score(paired, labels, [*on_b, *bases])
     auc = {name: scores[i] for i, (name, _, _) in enumerate(on_b)}
-    figures = _of_labels("prototype_auc", {**auc, "none": auc.pop("rotated")}, site_id, model_a, seed)
+    auc["none"] = auc.pop("rotated")
+    figures = _of_labels("prototype_auc", auc, site_id, model_a, seed)
     in_a = {"none": auc["source"]} | {name: scores[len(on_b) + i] for i, (name, _, _) in enumerate(bases)}
     return figures + _of_labels("prototype_basis", in_a, site_id, model_a, seed)
 

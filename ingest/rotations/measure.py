@@ -141,7 +141,7 @@ def _explained_figures(
     figures = []
     for arm, value in found.value.items():
         own = arm == "rotation"
-        error = found.std_error.get(arm) if own else found.difference_error.get(arm)
+        error = _known(found.std_error.get(arm) if own else found.difference_error.get(arm))
         figures.append(
             Figure(
                 site_id, "rotation", model_a, "rotation_ev", "none" if own else arm, "held_out", value, found.n_test, seed, error
@@ -152,15 +152,25 @@ def _explained_figures(
         figures.append(
             Figure(
                 site_id, "rotation", model_a, "rotation_ev_unseen", control, "held_out", value, found.n_unseen, seed,
-                found.unseen_error.get(arm),
+                _known(found.unseen_error.get(arm)),
             )
         )  # fmt: skip
     halves = {"none": fitted.halves_agreement, "shuffled": fitted.halves_agreement_shuffled}
+    # trace(R) / width of a Haar matrix has this standard deviation (Diaconis and Shahshahani 1994).
+    chance = 1 / len(fitted.rotation.matrix)
     return figures + [
-        Figure(site_id, "rotation", model_a, "rotation_halves", control, "in_sample", value, n_fit, seed)
+        Figure(
+            site_id, "rotation", model_a, "rotation_halves", control, "in_sample", value, n_fit, seed,
+            None if control == "none" else chance,
+        )
         for control, value in halves.items()
         if value is not None
-    ]
+    ]  # fmt: skip
+
+
+def _known(error: float | None) -> float | None:
+    """None for NaN, which stands for an error over one document."""
+    return None if error is None or error != error else error
 
 
 def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int) -> list[Figure]:
@@ -178,9 +188,12 @@ def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int)
         p_values = reference.p_values(statistics)
         p_control = "p_value" if control == "none" else f"p_value_{control}"
         for metric, value in statistics.items():
+            # What another rotation would have given by chance: the control is one of many.
+            spread = float(reference.draws[metric].std(ddof=1))
+            error = None if control == "none" else spread
             figures += [
-                Figure(site_id, "rotation", model_a, metric, control, "in_sample", value, n, seed),
-                Figure(site_id, "rotation", model_a, metric, p_control, "in_sample", p_values[metric], reference.draws, seed),
+                Figure(site_id, "rotation", model_a, metric, control, "in_sample", value, n, seed, error),
+                Figure(site_id, "rotation", model_a, metric, p_control, "in_sample", p_values[metric], haar.n_draws(width), seed),
             ]  # fmt: skip
     return figures
 
@@ -202,9 +215,9 @@ def _dictionary_figures(
         return [], notes
     affine, _ = ridge_map(paired.swapped())
     groups: dict[tuple[str, str, str], list[TransferFigure]] = {}
-    for one in own:
+    for _, dictionary in own:
         for figure in transfer(
-            paired, fitted.rotation, one.dictionary, [other.dictionary for other in others], affine_to_a=affine, seed=seed
+            paired, fitted.rotation, dictionary, [other for _, other in others], affine_to_a=affine, seed=seed
         ):  # fmt: skip
             groups.setdefault((figure.metric, figure.control, figure.split), []).append(figure)
     figures = []

@@ -1,0 +1,285 @@
+"""Dictionaries in the catalogue: a row that says where the file is, and the signs of the decoder as a code set."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from ...catalog import bulk, schema, store
+from ...catalog.codes import pack
+from ...catalog.errors import InvalidInput, NotFound, RunConflict, SignariumError, SiteError
+from ...catalog.ids import int_id, sae_item, short_id
+from ..journal import Journal, RunSpec, SetSpec, now, run_units
+from ..sites import Site
+from ..weights import hash_file
+from .dictionary import Dictionary, load
+
+if TYPE_CHECKING:
+    from ..run import Progress
+
+_SAME = ("st_ino", "st_size", "st_mtime_ns")
+VERSION = 1
+"""Part of a run's identity: another number where the same file comes to mean other rows."""
+
+
+@dataclass
+class SaeReport:
+    """What an import did. `already` says that the dictionary was in the catalogue before."""
+
+    sae_id: str
+    run_id: str
+    name: str
+    model: str
+    site: str
+    n_features: int
+    already: bool = False
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def add_sae(
+    path: Path,
+    model: str,
+    site: str,
+    file: Path,
+    *,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> SaeReport:
+    """Import the dictionary in `file` (see `dictionary.load`) as one of the model called `model` at `site`.
+
+    Its decoder rows become a code set of subject `direction`, centre zero: `sae_item(sae_id, j)` is the sign code of row
+    j, with its norm. The file stays where it is. `name` is the file's own without its ending unless it is given. The
+    same file again does nothing, and an import that was cut short is gone on with. The model need not be at hand; a site
+    that the catalogue has nothing of yet can be `resid_post` of any block.
+
+    Raises:
+        NotFound: if there is no such model, or nothing is known of such a site of it.
+        InvalidInput: if the file is no dictionary, or one of another width.
+        RunConflict: if the name is taken by another file, or this file is in under another name.
+    """
+    from ..run import Silent
+
+    begun = time.perf_counter()
+    path, file, progress = Path(path), Path(file).expanduser().absolute(), progress or Silent()
+    row = _model(path, model)
+    where = Site.from_name(site)
+    site_id, width = _find_site(path, row, where)
+    progress.loading(f"reading {file.name}")
+    sha256, dictionary = _read(file)
+    if dictionary.width != width:
+        raise InvalidInput(
+            f"{file} is of width {dictionary.width}, and {where} of {model} of width {width}",
+            "pass the model and the site that it was trained on",
+        )
+    sae_id = short_id("sae", sha256, row.model_id, where.name)
+    run_id = short_id("run", row.model_id, "sae", where.name, sha256, VERSION)
+    report = SaeReport(sae_id, run_id, name or file.stem, model, where.name, dictionary.n_features)
+    with store.job_lock(path):
+        there = _known(path, report, name)
+        if there is not None:
+            report.already, report.name = True, there
+            report.notes += _moved(path, sae_id, file)
+        else:
+            report.notes += _notes(dictionary, row, where, file)
+            _insert(path, row, where, site_id, file, sha256, dictionary, report, progress)
+    report.seconds = time.perf_counter() - begun
+    return report
+
+
+def _model(path: Path, name: str) -> schema.Model:
+    columns = [one.key for one in schema.Model.__table__.columns]
+    with store.reading(path) as connection:
+        found = connection.execute(
+            f"SELECT {', '.join(columns)} FROM model WHERE name = ?", [name]
+        ).fetchone()
+        if found is None:
+            every = connection.execute("SELECT name FROM model ORDER BY name").fetchall()
+            raise NotFound("model", name, [one[0] for one in every])
+    return schema.Model(**dict(zip(columns, found, strict=True)))
+
+
+def _find_site(path: Path, model: schema.Model, site: Site) -> tuple[str, int]:
+    """Id and width of a site of a model that is not loaded."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT name, site_id, width FROM site WHERE model_id = ? ORDER BY point, layer", [model.model_id]
+        ).fetchall()
+    known = {name: (str(site_id), int(width)) for name, site_id, width in rows}
+    if site.name in known:
+        return known[site.name]
+    if site.point == "resid_post":
+        assert site.layer is not None
+        if site.layer >= model.n_layers:
+            raise SiteError(
+                f"no layer {site.layer} in {site.name!r}", f"layers count from 0 to {model.n_layers - 1}"
+            )
+        return f"{model.model_id}/{site.name}", model.width
+    raise NotFound(
+        f"site of {model.name}", site.name, list(known), todo="ingest the model at that site first"
+    )
+
+
+def _read(file: Path) -> tuple[str, Dictionary]:
+    """SHA-256 and content of a file.
+
+    Raises:
+        InvalidInput: if it cannot be read, or changed meanwhile.
+    """
+    try:
+        before = file.stat() if file.is_file() else None
+        dictionary = load(file)
+        sha256, after = hash_file(file), file.stat()
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be read ({error.strerror})", "try again") from error
+    if before is None or any(getattr(before, one) != getattr(after, one) for one in _SAME):
+        raise InvalidInput(f"{file} changed while it was read", "try again when it is complete")
+    return sha256, dictionary
+
+
+def _known(path: Path, report: SaeReport, name: str | None) -> str | None:
+    """The name under which this dictionary is in the catalogue; None if it is not."""
+    with store.reading(path) as connection:
+        here = connection.execute(
+            "SELECT x.name, r.finished_at IS NOT NULL FROM sae x JOIN run r USING (run_id) WHERE sae_id = ?",
+            [report.sae_id],
+        ).fetchone()
+        namesake = connection.execute(
+            "SELECT x.source FROM sae x JOIN model m USING (model_id) WHERE m.name = ? AND x.name = ? AND sae_id <> ?",
+            [report.model, report.name, report.sae_id],
+        ).fetchone()
+    if here is not None:
+        if name is not None and here[0] != name:
+            raise RunConflict(
+                f"this dictionary is already in the catalogue as {here[0]!r}", "leave --name out"
+            )
+        return str(here[0]) if here[1] else None
+    if namesake is not None:
+        raise RunConflict(
+            f"the name {report.name!r} belongs to another dictionary of {report.model} ({namesake[0]})",
+            "pass another --name",
+        )
+    return None
+
+
+def _moved(path: Path, sae_id: str, file: Path) -> list[str]:
+    """Where a dictionary that is no longer where it was is looked for from now on."""
+    with store.reading(path) as connection:
+        row = connection.execute("SELECT source FROM sae WHERE sae_id = ?", [sae_id]).fetchone()
+    if row is None or Path(row[0]).exists():
+        return []
+    with store.writing(path) as session:
+        session.get_one(schema.Sae, sae_id).source = str(file)
+    return [f"it was at {row[0]} and is read from {file} now"]
+
+
+def _notes(dictionary: Dictionary, model: schema.Model, site: Site, file: Path) -> list[str]:
+    notes = []
+    if dictionary.width == dictionary.n_features:
+        notes.append(
+            f"{file.name} is square: W_enc was taken as [width, features], W_dec as [features, width]"
+        )
+    said = dictionary.params
+    trained_on = said.get("model_id", model.model_id), said.get("site", site.name)
+    if trained_on != (model.model_id, site.name):
+        notes.append(f"{file.name} says that it was trained on {said.get('model', '?')} at {trained_on[1]}")
+    return notes
+
+
+def _insert(
+    path: Path,
+    model: schema.Model,
+    site: Site,
+    site_id: str,
+    file: Path,
+    sha256: str,
+    dictionary: Dictionary,
+    report: SaeReport,
+    progress: Progress,
+) -> None:
+    ident = int_id("code_set", report.run_id, site.name, "direction", "zero", "standard")
+    spec = RunSpec(
+        report.run_id,
+        "sae",
+        {"sites": [site.name], "name": report.name, "sae": report.sae_id, "sha256": sha256},
+        (SetSpec(ident, site, site_id, "direction", "zero", dictionary.width),),
+    )
+    row: dict[str, Any] = {
+        "sae_id": report.sae_id, "model_id": model.model_id, "site_id": site_id, "run_id": report.run_id,
+        "name": report.name, "source": str(file), "sha256": sha256, "n_features": dictionary.n_features,
+        "seed": dictionary.seed, "params": _stored(dictionary),
+    }  # fmt: skip
+
+    def compute(_: int) -> Callable[[Session], None]:
+        rows = dictionary.w_dec.numpy()
+        items = sae_item(report.sae_id, 0) + np.arange(len(rows), dtype=np.int64)
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
+        part = bulk.code_columns(ident, items, norms, pack(rows))
+
+        def write(session: Session) -> None:
+            session.add(schema.Sae(**row, added_at=now()))
+            bulk.insert_codes(session, [part])
+
+        return write
+
+    # One shard: a dictionary's codes are a thirty-second of what was just read.
+    run_units(Journal(path, spec), model, "cpu", compute, 1, progress, "features", [dictionary.n_features])
+
+
+def _stored(dictionary: Dictionary) -> str:
+    return json.dumps(dictionary.params, sort_keys=True)
+
+
+# ---- reading them back ----------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A row of `sae`, and what is in its file."""
+
+    row: schema.Sae
+    dictionary: Dictionary
+
+
+def read_saes(path: Path, model: str, site: str) -> tuple[list[Stored], list[str]]:
+    """The dictionaries of a model at a site, by name, and a note for each that is not at hand.
+
+    One counts only if its file is where it was and has the same content.
+
+    Raises:
+        NotFound: if there is no such model.
+    """
+    owner = _model(path, model)
+    columns = [one.key for one in schema.Sae.__table__.columns]
+    with store.reading(path) as connection:
+        found = connection.execute(
+            f"SELECT {', '.join(f'x.{one}' for one in columns)} FROM sae x JOIN run r USING (run_id) "
+            "JOIN site s ON s.site_id = x.site_id WHERE x.model_id = ? AND s.name = ? AND r.finished_at IS NOT NULL "
+            "ORDER BY x.name, x.sae_id",
+            [owner.model_id, Site.from_name(site).name],
+        ).fetchall()
+    there, notes = list[Stored](), list[str]()
+    for values in found:
+        row = schema.Sae(**dict(zip(columns, values, strict=True)))
+        file = Path(row.source)
+        left_out = f"dictionary {row.name} of {model} is left out: "
+        if not file.is_file():
+            notes.append(f"{left_out}{file} is gone")
+            continue
+        try:
+            sha256, dictionary = _read(file)
+        except SignariumError as error:
+            notes.append(left_out + error.what)
+            continue
+        # A configuration beside the file decides what the encoder does, too.
+        if sha256 != row.sha256 or _stored(dictionary) != row.params:
+            notes.append(f"{left_out}{file} changed since it was added")
+            continue
+        there.append(Stored(row, dictionary))
+    return there, notes
