@@ -1,6 +1,6 @@
 """What the README says about speed and size, measured on this machine, side by side in one run.
 
-    python benchmarks/run.py [--quick] [--only load,search,commands,features,writers,ingest]
+    python benchmarks/run.py [--quick] [--only load,search,commands,features,writers,rotations,ingest]
 
 Prints one table and writes it to benchmarks/RESULTS.md. Speed is a ratio against a named peer measured beside it.
 """
@@ -257,12 +257,36 @@ def writers(folder: Path, quick: bool) -> list[Row]:  # noqa: ARG001
     return rows
 
 
+def rotations(folder: Path, quick: bool) -> list[Row]:
+    """A rotation at one site with all that it is compared with, on synthetic states mapped from a file."""
+    import json
+
+    rows: list[Row] = []
+    for width, tokens in [(1024, 16_384)] if quick else [(1024, 65_536), (4096, 65_536)]:
+        command = [sys.executable, str(HERE / "rotations.py"), str(width), str(tokens), str(folder)]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = json.loads(result.stdout)
+        seconds = sum(found[name] for name in ("fit_s", "explained_s", "statistics_s"))
+        rows.append(
+            (
+                f"rotation of one site of width {width:,}, {tokens:,} tokens, {found['device']}",
+                f"{seconds:.0f} s",
+                f"fit {found['fit_s']:.0f} s (of it decompositions {found['decompositions_s']:.0f} s), explained variance "
+                f"{found['explained_s']:.0f} s, statistics {found['statistics_s']:.0f} s; peak beyond the states "
+                f"{found['peak_bytes'] / 2**30:.2f} GiB, where a float64 matrix of that width has {width * width / 2**27:.2f}; "
+                f"33 such sites, extrapolated and not run: {33 * seconds / 60:.0f} min",
+            )
+        )
+    return rows
+
+
 PARTS = {
     "load": load,
     "search": search,
     "commands": commands,
     "features": features,
     "writers": writers,
+    "rotations": rotations,
     "ingest": ingest,
 }
 
