@@ -135,7 +135,7 @@ def carry_floats(x: NDArray[Any], rotation: Rotation) -> Floats:
     """
     x = np.asarray(x, np.float64)
     _check(x, rotation)
-    return (x - rotation.mean_a) @ rotation.matrix.astype(np.float64) + rotation.mean_b
+    return carry_direction(x - rotation.mean_a, rotation) + rotation.mean_b.astype(np.float64)
 
 
 def carry_direction(v: NDArray[Any], rotation: Rotation) -> Floats:

@@ -327,6 +327,7 @@ CLAIMS: tuple[Claim, ...] = (
         "0.20 to 0.48 (in sample, by a replication)", "rotation_ev",
         (
             _SHUFFLED_PAIRS,
+            Control("token types exchanged", "types_exchanged", "above"),
             _MEAN_SHIFT,
             Control("nothing done", "identity", "above"),
             Control("the token alone, no other model", "token_mean", "above"),
@@ -462,21 +463,27 @@ def _text(value: str) -> str:
 
 def query() -> str:
     """The SQL of the view `evidence`."""
-    rows = []
+    stated, centres, controls = list[str](), list[str](), list[str]()
     for order, one in enumerate(CLAIMS):
-        for centre in one.centres:
-            for place, control in enumerate(one.judged):
-                texts = (
-                    one.claim_id, f"{one.source}, {one.where}", one.claim, one.metric, one.published, one.subject, centre,
-                    one.split, one.point, control.name, control.control, control.rule,
-                    control.metric or one.metric, control.split or one.split,
-                )  # fmt: skip
-                flags = ", ".join(str(flag).lower() for flag in (_paired(one, control), one.everywhere))
-                values = ", ".join(map(_text, texts))
-                rows.append(f"({order}, {place}, {values}, {control.bound}, {flags})")
-    return f"""WITH claim(claim_order, control_order, claim_id, source, claim, metric, published, subject, centre, split, point,
-  control, control_key, rule, control_metric, control_split, bound, paired, everywhere) AS (VALUES
-{("," + chr(10)).join(rows)}),
+        texts = (
+            one.claim_id, f"{one.source}, {one.where}", one.claim, one.metric, one.published, one.subject, one.split, one.point
+        )  # fmt: skip
+        stated.append(f"({order}, {', '.join(map(_text, texts))}, {str(one.everywhere).lower()})")
+        centres += [f"({order}, {_text(centre)})" for centre in one.centres]
+        for place, control in enumerate(one.judged):
+            beside = (
+                control.name, control.control, control.rule, control.metric or one.metric, control.split or one.split
+            )  # fmt: skip
+            paired = str(_paired(one, control)).lower()
+            controls.append(f"({order}, {place}, {', '.join(map(_text, beside))}, {control.bound}, {paired})")
+    line = "," + chr(10)
+    # In three lists: a claim's words once, not once a control, since every file holds them.
+    return f"""WITH stated(claim_order, claim_id, source, claim, metric, published, subject, split, point, everywhere) AS (VALUES
+{line.join(stated)}),
+centres(claim_order, centre) AS (VALUES {", ".join(centres)}),
+controls(claim_order, control_order, control, control_key, rule, control_metric, control_split, bound, paired) AS (VALUES
+{line.join(controls)}),
+claim AS (SELECT * FROM stated JOIN centres USING (claim_order) JOIN controls USING (claim_order)),
 figure AS (SELECT m.name AS model, s.name AS site, s.point, x.subject, x.subject_id, x.metric, x.control, x.split, x.value,
     x.std_error, r.started_at, coalesce(json_extract_string(r.params, '$.categories'), 'the pack') <> 'the pack' AS own
   FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id) JOIN run r USING (run_id)

@@ -315,7 +315,7 @@ flip_row = _bulk(
 
 rotation_row = _bulk(
     "rotation_row",
-    optional=("ev_permutation", "ev_unseen", "halves_agreement", "rank_warning"),
+    optional=("ev_permutation", "ev_exchanged", "ev_unseen", "halves_agreement", "rank_warning"),
     rotation_id=BigInteger,
     run_id=String,
     site_a_id=String,
@@ -331,6 +331,7 @@ rotation_row = _bulk(
     ev_affine=Double,
     ev_permutation=Double,
     ev_shuffled=Double,
+    ev_exchanged=Double,
     ev_unseen=Double,
     ev_token_mean=Double,
     scale=Double,

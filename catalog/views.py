@@ -454,6 +454,8 @@ FROM flip_row x JOIN site s USING (site_id)""",
             "n_validation": "tokens that the strength of the ridge was chosen on",
             "ev_scaled": "with the rotation and one factor for all dimensions",
             "ev_permutation": "with the best signed permutation of dimensions; NULL above width 2,048",
+            "ev_exchanged": "with a rotation fitted and scored on pairs whose token types were exchanged for others as frequent: what "
+            "unrelated models with one tokenizer would reach",
             "ev_unseen": "with the rotation, on test tokens whose type the fit never saw; NULL if there are too few",
             "ev_token_mean": "if B's state is taken for the mean of its states at the same token in the fit: no model A at all",
             "scale": "that factor",
@@ -468,7 +470,8 @@ FROM flip_row x JOIN site s USING (site_id)""",
         },
         """SELECT x.rotation_id, m.name AS model_a, n.name AS model_b, s.name AS site_a, t.name AS site_b, x.width, x.n_fit, x.n_test,
   x.ev_identity, x.ev_mean_shift, x.ev_rotation, x.ev_affine, x.ev_shuffled, x.frobenius_from_identity, x.matrix, x.mean_a,
-  x.mean_b, x.n_validation, x.ev_scaled, x.ev_permutation, x.ev_unseen, x.ev_token_mean, x.scale, x.ridge, x.effective_rank_a,
+  x.mean_b, x.n_validation, x.ev_scaled, x.ev_permutation, x.ev_exchanged,
+  x.ev_unseen, x.ev_token_mean, x.scale, x.ridge, x.effective_rank_a,
   x.effective_rank_b, x.halves_agreement, x.rank_warning, x.std_a, x.std_b, x.run_id
 FROM rotation_row x JOIN site s ON s.site_id = x.site_a_id JOIN model m ON m.model_id = s.model_id
 JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id""",

@@ -23,6 +23,7 @@ from ..features.prototypes import prototypes
 from ..features.rows import site_figure
 from .fit import Fitted
 from .labels import Label
+from .maps import Rotation
 from .paired import Paired, n_rows
 
 RETRIEVED = 1000
@@ -74,9 +75,7 @@ class Arms:
             "signs_alone": lambda a, _: (signs_to_floats(a > r.mean_a, r.mean_a, r.std_a, r.mean_a) - r.mean_a) @ r.matrix,
             "plus_minus_one": lambda a, _: torch.where(a > r.mean_a, 1.0, -1.0).to(a) @ r.matrix,
         }  # fmt: skip
-        for name, matrix in turn.items():
-            arms[name] = lambda a, _, matrix=matrix: (a - r.mean_a) @ matrix
-        return arms
+        return arms | {name: _turned_from_a(r, matrix) for name, matrix in turn.items()}
 
     def readings(self) -> dict[str, Arm]:
         """B's states in A's basis, for A's prototypes, which are about A's mean."""
@@ -91,9 +90,15 @@ class Arms:
                 (signs_to_floats(b > r.mean_b, r.mean_b, r.std_b, r.mean_b) - r.mean_b) @ r.matrix.T
             ),
         }
-        for name, matrix in turn.items():
-            arms[name] = lambda _, b, matrix=matrix: (b - r.mean_b) @ matrix.T
-        return arms
+        return arms | {name: _turned_from_b(r, matrix) for name, matrix in turn.items()}
+
+
+def _turned_from_a(rotation: Rotation, matrix: Tensor) -> Arm:
+    return lambda a, _: (a - rotation.mean_a) @ matrix
+
+
+def _turned_from_b(rotation: Rotation, matrix: Tensor) -> Arm:
+    return lambda _, b: (b - rotation.mean_b) @ matrix.T
 
 
 # ---- bits and neighbours ----------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def prototype_figures(
     a_mean, b_mean = r.mean_a, r.mean_b
     homes: dict[str, Arm] = {"source": lambda a, _: a - a_mean, "own": lambda _, b: b - b_mean}
     for seed_of, draw in zip(HAAR_SEEDS, arms.draws, strict=True):
-        homes[f"haar:{seed_of}"] = lambda a, _, draw=draw: (a - a_mean) @ draw
+        homes[f"haar:{seed_of}"] = _turned_from_a(r, draw)
     scaled = fitted.rotation.std_a.clamp_min(1e-30)
     homes[f"scaled:{HAAR_SEEDS[0]}"] = lambda a, _: ((a - a_mean) / scaled) @ arms.draws[0]
     made = dict(zip(homes, _define(paired, labels, list(homes.values())), strict=True))

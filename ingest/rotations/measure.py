@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..saes.transfer import TransferFigure, transfer
 from ..sites import Site
 from . import haar
 from .carry import code_figures, prototype_figures
+from .chance import chance
 from .explained import Explained, explained
 from .features import Carried, carry_features, insert_carried
 from .fit import Fitted, fit, ridge_map
@@ -68,7 +70,26 @@ def measure(
     """Fit the rotation between the states in `paired` and measure it; `names` are those of A and B."""
     fitted = fit(paired, seed)
     found = explained(paired, fitted)
+    unrelated = chance(paired, seed)
     figures = _explained_figures(found, fitted, site_b_id, names[0], n_rows(paired.fit), seed)
+    if unrelated is not None:
+        value, error, n = unrelated
+        # Of the difference: the two are of other pairs.
+        error = math.hypot(error, _known(found.std_error["rotation"]) or 0.0)
+        figures.append(
+            Figure(
+                site_b_id,
+                "rotation",
+                names[0],
+                "rotation_ev",
+                "types_exchanged",
+                "held_out",
+                value,
+                n,
+                seed,
+                error,
+            )
+        )
     figures += _haar_figures(fitted, site_b_id, names[0], n_rows(paired.fit), seed)
     figures += code_figures(paired, fitted, site_b_id, names[0], seed)
     figures += prototype_figures(
@@ -84,7 +105,8 @@ def measure(
     }
     if fitted.rank_warning:
         notes.insert(0, f"{site}: {fitted.rank_warning}")
-    return Measured(_row(paired, fitted, found), components, carried, figures + more, notes)
+    row = _row(paired, fitted, found) | {"ev_exchanged": None if unrelated is None else unrelated[0]}
+    return Measured(row, components, carried, figures + more, notes)
 
 
 def _row(paired: Paired, fitted: Fitted, found: Explained) -> dict[str, Any]:

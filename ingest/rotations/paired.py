@@ -35,6 +35,8 @@ class Paired:
     documents: NDArray[np.int64]
     positions: NDArray[np.int64]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    """Which rows of `a` and `b` stand for this one's, each (n,), if not all in their order."""
 
     @property
     def width(self) -> int:
@@ -50,7 +52,7 @@ class Paired:
         """B in A's place."""
         return Paired(
             self.b, self.a, self.halves, self.validation, self.test, self.token_ids, self.documents, self.positions,
-            self.device,
+            self.device, None if self.rows is None else self.rows[::-1],
         )  # fmt: skip
 
     def blocks(
@@ -60,7 +62,10 @@ class Paired:
         size = max(1, BLOCK_BYTES // (8 * self.width))
         for start in range(rows.start, rows.stop, size):
             some = slice(start, min(rows.stop, start + size))
-            yield some, self.a[some].to(self.device, dtype), self.b[some].to(self.device, dtype)
+            both = [self.a[some], self.b[some]] if self.rows is None else [
+                x[torch.from_numpy(rows[some])] for x, rows in zip((self.a, self.b), self.rows, strict=True)
+            ]  # fmt: skip
+            yield some, both[0].to(self.device, dtype), both[1].to(self.device, dtype)
 
 
 def n_rows(rows: slice) -> int:

@@ -286,7 +286,8 @@ def test_ensure_twice(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     assert names(path) == ["c.duckdb"]
     assert revision(path) == revisions.HEAD
-    assert len(before) < 1_000_000
+    # Each table and view of an empty file takes a part of a block of 64 KiB.
+    assert len(before) < 1_250_000
 
 
 def test_ensure_over_leftovers(tmp_path: Path) -> None:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import random
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import digest
 import numpy as np
 import pytest
 import tiny
+import torch
 import turned
 import wordy
 
 from signarium.catalog import verify
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
+from signarium.ingest.model import load_model
 from signarium.ingest.rotations import run as rotations
+from signarium.ingest.rotations.explained import explained
+from signarium.ingest.rotations.fit import fit
+from signarium.ingest.rotations.gather import cut, record, row_starts
+from signarium.ingest.rotations.paired import Paired
 from signarium.ingest.rotations.run import align
 from signarium.ingest.run import ingest
+from signarium.ingest.sites import Site
+from signarium.ingest.text import find_texts
 
 PLANTED = 11
 """The seed of the planted rotation: none of those that Haar controls are drawn from."""
@@ -25,17 +34,17 @@ CONTEXT = 24
 
 
 def some_text(n: int = 400) -> str:
-    """Records of words; the second half of the words stands in one record of ten only, so that a test part holds some
-    that the fit never saw."""
+    """Records of 80 words; in one of five stand three others, each of which comes but once, so that a test part holds
+    some that the fit never saw."""
     rng = random.Random(0)
     words = [word for some in wordy.words().values() for word in some]
     rng.shuffle(words)
-    usual, rare = words[: len(words) // 2], words[len(words) // 2 :]
+    usual, rare = words[:80], words[80:]
     lines = []
     for i in range(n):
         drawn = [rng.choice(usual) for _ in range(14)]
-        if i % 5 == 0:
-            drawn[3:6] = rare[(i // 5 * 3) % len(rare) :][:3]
+        if i % 5 == 0 and len(rare) >= 3:
+            drawn[3:6] = [rare.pop() for _ in range(3)]
         lines.append('{"text": "The ' + " ".join(drawn) + '"}')
     return "\n".join(lines)
 
@@ -110,7 +119,8 @@ def test_what_a_planted_rotation_carries(home: Path) -> None:
 
 
 def test_unrelated_models_are_no_better_than_their_null(home: Path) -> None:
-    """At tokens that the fit never saw; at the others the token alone, without any other model, does better."""
+    """At tokens that the fit never saw no better than shuffled pairs; at all others no better than exchanged types,
+    which like them give a token one vector wherever it stands; and the token alone, without any other model, does better."""
     db = home / "c.duckdb"
     for site in ("resid_post.1", "resid_mid.2"):
         ev = figures(db, "A", "B", "rotation_ev", site)
@@ -122,6 +132,7 @@ def test_unrelated_models_are_no_better_than_their_null(home: Path) -> None:
     )
     verdicts = {(claim, control): verdict for claim, control, verdict in said}
     assert verdicts["11.2", "fitted on shuffled pairs"] == "does not survive"
+    assert verdicts["11.1", "token types exchanged"] == "does not survive"
     assert verdicts["11.1", "the token alone, no other model"] == "does not survive"
     assert verdicts["11.3", "itself"] == "does not survive"
     twin = digest.rows(
@@ -294,22 +305,30 @@ def test_a_full_disk_is_said_before(home: Path, tmp_path: Path, monkeypatch: pyt
 @pytest.mark.real
 def test_smollm2_and_its_twin(tmp_path: Path) -> None:
     """The bar itself on a real model: R to 1e-3 relative, held-out explained variance above 0.999."""
-    model = tiny.smollm2()
-    folder = turned.rotated_twin(model, PLANTED, tmp_path / "twin")
-    text = tmp_path / "t.txt"
     from pydoc_data.topics import topics
 
-    text.write_text("\n".join(topics[name] for name in sorted(topics))[:24_000], encoding="utf-8")
-    db = tmp_path / "c.duckdb"
-    for source, name in ((str(tiny.MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"), "A"), (str(folder), "T")):
-        ingest(
-            db, source, name=name, stages="states", text=text, max_tokens=64, context=64, sites="resid_post.2"
-        )
-    report = align(db, "A", "T", text=text, context=128, max_tokens=2600, steer=False)
-    planted = np.load(folder / turned.ROTATION)
-    ((width, matrix),) = digest.rows(db, "SELECT width, matrix FROM rotations")
-    found = np.frombuffer(matrix, "<f4").reshape(width, width)
-    (one,) = report.rotations
-    assert one.ev_rotation > 0.999
-    assert one.ev_identity < 0
+    first = tiny.smollm2()
+    second = load_model(str(turned.rotated_twin(first, PLANTED, tmp_path / "twin")), device="cpu")
+    file = tmp_path / "t.txt"
+    file.write_text("\n".join(topics[name] for name in sorted(topics))[:24_000], encoding="utf-8")
+    windows = cut(first, find_texts([file]), 64, 2600, lambda *_: None)
+    site = Site("resid_post", 3)
+    starts = row_starts(windows)
+    states = [torch.empty(starts[-1], first.width) for _ in "ab"]
+    for model, out in zip((first, second), states, strict=True):
+        record(model, windows, [site], {site: out}, starts)
+    ends = [starts[len(windows) * k // 10] for k in (0, 4, 7, 8, 10)]
+    parts = [slice(*pair) for pair in pairwise(ends)]
+    paired = Paired(
+        states[0], states[1], (parts[0], parts[1]), parts[2], parts[3],
+        np.concatenate([one[1:] for one in windows]), np.repeat(np.arange(len(windows)), np.diff(starts)),
+        np.concatenate([np.arange(1, len(one)) for one in windows]),
+    )  # fmt: skip
+    fitted = fit(paired, 0)
+    planted = turned.rotation(tmp_path / "twin")
+    found = fitted.rotation.matrix.numpy()
     assert np.linalg.norm(found - planted) / np.linalg.norm(planted) < 1e-3
+    ev = explained(paired, fitted).value
+    assert ev["rotation"] > 0.999
+    assert ev["identity"] < 0
+    assert fitted.rank_warning is None
