@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from ..catalog.errors import ModelError, SiteError
 from ..catalog.ids import int_id
 from . import weights as _weights
+from .dyck import model as _dyck  # noqa: F401  (tells transformers of the toy family's architecture)
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, max_positions, token_embedding
 from .weights import Source

@@ -1,0 +1,123 @@
+"""The models of the toy family that ship: what their accuracy is, what they share, and that they load."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import signarium.ingest.dyck
+from signarium.ingest.dyck import task
+from signarium.ingest.dyck.model import DyckForStructure
+from signarium.ingest.dyck.train import RECIPE, checkpoint_steps, evaluate
+from signarium.ingest.model import load_model
+
+FAMILY = Path(signarium.ingest.dyck.__file__).parent / "family"
+SHARED = [f"shared-{n}" for n in range(3)]
+APART = [f"apart-{n}" for n in range(100, 103)]
+ALONG = [f"shared-0-step-{step:05d}" for step in checkpoint_steps(RECIPE, 4)]
+IN_AND_OUT = {"model.embed.weight", "token_head.weight", "depth_head.weight", "valid_head.weight"}
+FRESH = 424_242
+"""A seed that rows were drawn from neither for training nor for choosing what to save."""
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(FAMILY / name / "model.safetensors")
+    return found
+
+
+def training(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((FAMILY / name / "training.json").read_text("utf-8"))
+    return found
+
+
+def loaded(name: str) -> DyckForStructure:
+    model, info = DyckForStructure.from_pretrained(FAMILY / name, output_loading_info=True)
+    assert not any(info.values())
+    return model.eval()
+
+
+def test_all_of_it_is_there() -> None:
+    assert {p.name for p in FAMILY.iterdir() if p.is_dir()} == {*SHARED, *APART, *ALONG}
+    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"]
+    for name in (*SHARED, *APART, *ALONG):
+        assert sorted(p.name for p in (FAMILY / name).iterdir()) == files
+        assert sum(p.stat().st_size for p in (FAMILY / name).iterdir()) < 500_000
+
+
+@pytest.mark.parametrize("name", [*SHARED, *APART])
+def test_every_head_is_right_on_fresh_rows(name: str) -> None:
+    scores = evaluate(loaded(name), task.held_out_rows("held_out", 1200, FRESH))
+    assert scores.lowest >= 0.999
+
+
+def test_checkpoints_get_better() -> None:
+    rows = task.held_out_rows("held_out", 300, FRESH)
+    losses = [evaluate(loaded(name), rows).loss for name in (*ALONG, "shared-0")]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] > 20 * losses[-1]
+    steps = [training(name)["step"] for name in (*ALONG, "shared-0")]
+    assert steps[:-1] == checkpoint_steps(RECIPE, 4)
+    assert steps[-1] > steps[-2]
+
+
+@pytest.mark.parametrize("name", ["shared-1", ALONG[0]])
+def test_the_scores_that_were_kept_are_the_models(name: str) -> None:
+    kept = training(name)["scores"]
+    for kind in task.KINDS if name == ALONG[0] else ("compositional",):
+        scores = asdict(evaluate(loaded(name), task.held_out_rows(kind, RECIPE.held_out)))
+        # Another machine may round otherwise, which moves a token at a near tie.
+        assert scores == pytest.approx(kept[kind], rel=1e-3, abs=1e-4)
+
+
+def test_recipes_are_kept_with_the_models() -> None:
+    for name in (*SHARED, *APART, *ALONG):
+        made = training(name)
+        assert made["recipe"] == json.loads(json.dumps(asdict(RECIPE)))
+        cohort, number = name.split("-")[:2]
+        assert (made["cohort"], made["seed"]) == (cohort, int(number))
+
+
+def test_the_shared_cohort_shares_what_goes_in_and_out() -> None:
+    first, *rest = (weights(name) for name in SHARED)
+    for other in rest:
+        assert {name for name in first if torch.equal(first[name], other[name])} == IN_AND_OUT
+
+
+def test_the_other_cohort_shares_nothing() -> None:
+    every = [weights(name) for name in ("shared-0", *APART)]
+    for i, one in enumerate(every):
+        for other in every[:i]:
+            assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_ingest_loads_them() -> None:
+    seen = set()
+    for name in (*SHARED, *APART, *ALONG):
+        model = load_model(str(FAMILY / name))
+        assert (model.name, model.architecture, model.causal) == (name, "signarium_dyck", True)
+        assert len(model.sites) == 16
+        assert torch.equal(model.unembedding(), weights(name)["token_head.weight"])
+        seen.add((model.weights_sha256, model.tokenizer_sha256))
+    assert len({sha for sha, _ in seen}) == 10
+    assert len({sha for _, sha in seen}) == 1
+
+
+def test_the_readme_gives_the_accuracies_as_trained() -> None:
+    text = (FAMILY / "README.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", text, flags=re.M))
+    assert set(rows) == {*SHARED, *APART, *ALONG}
+    for name, row in rows.items():
+        made = training(name)
+        held, long, composed = (made["scores"][kind] for kind in task.KINDS)
+        shares = [held[head] for head in ("token", "depth", "valid")]
+        shares += [min(one[head] for head in ("token", "depth", "valid")) for one in (long, composed)]
+        assert row.split(" | ") == [f"{made['step']:,}", *(f"{100 * share:.3f}" for share in shares)]
+    assert "python -m signarium.ingest.dyck" in text
