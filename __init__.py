@@ -20,15 +20,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from .catalog.codes import Codes
     from .catalog.verify import Finding
     from .ingest.flips.run import FlipReport
+    from .ingest.rotations.run import AlignReport
     from .ingest.run import Progress
+    from .ingest.saes.add import SaeReport
+    from .ingest.saes.train import TrainReport
     from .queries.card import FeatureCard
     from .queries.nearest import Answer, Place
     from .queries.neurons import NeuronCard
+    from .queries.rotations import StoredRotation
 
 from . import ingest
 
@@ -88,6 +94,7 @@ class Catalogue:
         *,
         within: str | None = None,
         model: str | None = None,
+        across: str | None = None,
         site: str | None = None,
         centre: str | None = None,
         k: int = 10,
@@ -99,13 +106,18 @@ class Catalogue:
         """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `neuron:`,
         `direction:`, `code:`).
 
-        `within` is the command line's `--in`: states, types, types_bos, features, neurons or unembedding. What is not
+        `within` is the command line's `--in`: states, types, types_bos, features, neurons, unembedding or directions. What is not
         given is chosen: the only model, states if there are any (types for a `type:`), the middle one of its resid_post
         sites, the centre mean for types and zero for states; `.target` of the answer says what it was. Neurons and the
         unembedding are at no site: there `site` and `centre` say where the query is looked up, `.place` of the answer. From
         a `neuron:` the features, types or states after its own block are searched. `where` is a
         condition over the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
         last token it is otherwise. Only free text loads the model, and torch with it.
+
+        `across` names another model: the query is looked up in `model`, carried by the newest rotation that `align` stored
+        from there, or back along one from the other, and searched among that model's codes at the site where the rotation
+        leads. A stored item is carried by its signs alone, free text by its floats; `site` is that of `model`, and `.across`
+        of the answer says what the rotation is worth.
 
         Returns:
             `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in
@@ -132,17 +144,26 @@ class Catalogue:
             searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
             return found.code
 
+        def encode_state(place: Place) -> NDArray[np.float64]:
+            from .ingest.encode import encode_state
+
+            found = encode_state(self.path, place.model, place.site, query, position, device)
+            searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
+            return found.floats
+
         answer = nearest.nearest(
             self.path,
             query,
             within=within,
             model=model,
+            across=across,
             site=site,
             centre=centre,
             k=k,
             where=where,
             approximate=approximate,
             encode=encode,
+            encode_state=encode_state,
         )
         return replace(answer, query=searched[0]) if searched else answer
 
@@ -333,6 +354,139 @@ class Catalogue:
             seed=seed,
             progress=progress,
         )
+
+    def align(
+        self,
+        model_a: str,
+        model_b: str,
+        *,
+        text: str | Path | Sequence[str | Path],
+        sites: str | None = None,
+        output: str | Path | None = None,
+        max_tokens: int = 65_536,
+        context: int = 256,
+        steer: bool = True,
+        device: str = "auto",
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> AlignReport:
+        """Fit and store the rotation from one model to another at each of `sites`, beside its controls; loads both.
+
+        The models are of one width and have one tokenizer. `text` are paths as for `ingest`, of which `max_tokens` tokens
+        count in windows of `context`; `sites` is a text such as `resid_post.8,16`. `output` names a file for the matrices
+        (.npy, one a site); without `steer` no direction is tried. Afterwards `.nearest(..., across=)` searches one model with
+        the other's items, and `.rotation(...)` has the numbers. The same call again does nothing, and one that was cut short
+        is gone on with.
+
+        Raises:
+            SignariumError: one of its subclasses, for anything that the caller can mend.
+        """
+        from .ingest.rotations.run import align
+
+        return align(
+            self.path,
+            model_a,
+            model_b,
+            text=text,
+            sites=sites,
+            max_tokens=max_tokens,
+            context=context,
+            output=output,
+            steer=steer,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+
+    def rotations(self, model: str | None = None) -> pa.Table:
+        """The view `rotations` without its matrices, by models and site; of one model on either side if given.
+
+        Raises:
+            NotFound: if there is no such model.
+        """
+        from .queries.rotations import rows
+
+        return rows(self.path, model)
+
+    def rotation(self, model_a: str, model_b: str, site: str | None = None) -> StoredRotation:
+        """The newest rotation from one model to another as numbers: at a site of the first, or at the middle one there is.
+
+        `.matrix` is (width, width) and `.mean_a`, `.mean_b`, `.std_a`, `.std_b` are (width,), all float32, with x_b ~ (x_a -
+        mean_a) matrix + mean_b for rows x, which `.states(x)` computes; `.directions(v)` moves no mean. One that is stored the
+        other way is turned back, as `.about` then says beside its explained variance and its null.
+
+        Raises:
+            InvalidInput, NotFound: naming what there is, or how a rotation is made.
+        """
+        from .queries.rotations import rotation
+
+        return rotation(self.path, model_a, model_b, site)
+
+    def train_sae(
+        self,
+        model: str,
+        site: str,
+        *,
+        text: str | Path | Sequence[str | Path],
+        output: str | Path,
+        seed: int = 0,
+        expansion: int = 8,
+        steps: int = 1500,
+        l1: float = 1e-3,
+        max_tokens: int = 65_536,
+        context: int = 256,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> TrainReport:
+        """Train a sparse autoencoder on a model's states over a text, into the file `output` (.safetensors); loads the model.
+
+        The dictionary has `expansion` directions for each dimension. `.add_sae(...)` then brings it into the catalogue.
+
+        Raises:
+            SignariumError: one of its subclasses, for anything that the caller can mend.
+        """
+        from .ingest.saes.train import train_sae
+
+        return train_sae(
+            self.path,
+            model,
+            site,
+            text=text,
+            output=Path(output),
+            seed=seed,
+            expansion=expansion,
+            steps=steps,
+            l1=l1,
+            max_tokens=max_tokens,
+            context=context,
+            device=device,
+            progress=progress,
+        )
+
+    def add_sae(
+        self,
+        file: str | Path,
+        *,
+        model: str,
+        site: str,
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> SaeReport:
+        """Bring the dictionary in a file into the catalogue, as one of a model at a site; the file stays where it is.
+
+        Its directions are then searched `within="directions"` and named `direction:NAME/17`; `name` is the file's own unless
+        it is given. The same file again does nothing.
+
+        Raises:
+            SignariumError: one of its subclasses, for anything that the caller can mend.
+        """
+        from .ingest.saes.add import add_sae
+
+        return add_sae(self.path, model, site, Path(file), name=name, progress=progress)
+
+    def saes(self, model: str | None = None) -> pa.Table:
+        """The view `saes`, by model, site and name."""
+        return self._rows("saes", model)
 
     def evidence(self, model: str | None = None) -> pa.Table:
         """The view `evidence`, claim by claim: published, here, its control, and whether it survives."""

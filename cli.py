@@ -393,11 +393,16 @@ def sql(
 @click.option(
     "--in",
     "within",
-    type=click.Choice(["states", "types", "types_bos", "features", "neurons", "unembedding"]),
+    type=click.Choice(["states", "types", "types_bos", "features", "neurons", "unembedding", "directions"]),
     help="What to search.  [default: types for a type:, feature: or direction:; for a neuron: the features after its block, "
     "else types; else states if there are any]",
 )
 @model_option
+@click.option(
+    "--across",
+    metavar="MODEL",
+    help="Search another model: the query is carried there by a rotation that `align` stored.",
+)
 @click.option(
     "--site",
     metavar="SITE",
@@ -432,13 +437,18 @@ def nearest(
 
     QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
     `feature:ID` (or its name), `neuron:12/305` (block and neuron), `direction:FEATURE_ID` (the feature's difference
-    of means in a text, which `flip` stores), `code:HEX`. Equal distances are ordered by the item's id. From a
-    feature, and among features, the distance counts its registered dimensions that have another sign.
+    of means in a text, which `flip` stores), `direction:NAME/17` (of the dictionary NAME, see `sae list`), `code:HEX`.
+    Equal distances are ordered by the item's id. From a feature, and among features, the distance counts its registered
+    dimensions that have another sign.
 
     Neurons and the unembedding are directions of the residual stream at no site in particular: `--site` and
     `--centre` then say where the query is looked up. Where a neuron is on either side, a negative activation turns
     what it writes: the distance is that of the nearer polarity, and polarity is -1 where that is the opposite;
     raises are the tokens that the neuron raises most when it is so turned.
+
+    With `--across` the query is one of `--model`, at its `--site`, and the rows are of the other model, at the site
+    where the rotation leads. Free text is carried with its floats, all else by its signs alone, which the line on stderr
+    says beside what the rotation explains and what one fitted on shuffled pairs does.
     """
     from .queries.nearest import display, summary
 
@@ -480,7 +490,9 @@ def features_group() -> None:
 
 @features_group.command("list")
 @place_options
-@click.option("--kind", metavar="KIND", help="Only category, or only discovered.")
+@click.option(
+    "--kind", metavar="KIND", help="Only category, discovered, or direction (carried by a rotation)."
+)
 @click.option(
     "--survives/--fails", default=None, help="Only those that survive their controls, or only the others."
 )
@@ -510,7 +522,7 @@ def features_list(db: Path, format_: str, output: Path | None, **options: Any) -
 @place_options
 @page_options(
     "json: a list of one object with the feature, its members, types, states, measurements, histogram, writers, "
-    "coalitions, projections and flips."
+    "coalitions, projections, flips, and where it was carried from."
 )
 @click.pass_obj
 def features_show(db: Path, feature: str, format_: str, output: Path | None, **options: Any) -> None:
@@ -569,8 +581,8 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
     "--all",
     "every",
     is_flag=True,
-    help="Also categories that do not beat their null, discovered features that do not survive, and features "
-    "with fewer than 5 dimensions.",
+    help="Also categories that do not beat their null, discovered and carried features that do not survive, and "
+    "features with fewer than 5 dimensions.",
 )
 @click.option(
     "--context",
@@ -714,6 +726,245 @@ def flip_command(
     _print_page(rows, lambda width, color: flips(card, width, color), format_, output)
 
 
+# ---- rotations ------------------------------------------------------------------------------------
+
+_text_option = click.option(
+    "--text",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.",
+)
+_tokens_option = click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    default=65_536,
+    show_default=True,
+    metavar="N",
+    help="Tokens of the text that count.",
+)
+_context_option = click.option(
+    "--context",
+    type=click.IntRange(2),
+    default=256,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a window.",
+)
+_device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+
+
+@cli.command("align")
+@click.argument("model_a", metavar="A")
+@click.argument("model_b", metavar="B")
+@_text_option
+@click.option(
+    "--sites",
+    metavar="SPEC",
+    help="Such as `resid_post.8,16`.  [default: those where both have states, else evenly spaced resid_post]",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="R.npy",
+    help="Also write the matrices to a file, with several sites one for each.",
+)
+@_tokens_option
+@_context_option
+@click.option(
+    "--steer/--no-steer",
+    default=True,
+    show_default=True,
+    help="Try directions of A on B, at the middle site.",
+)
+@_device_option
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the split into documents, and of what is random.",
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: a list of the rows of the view `rotations`, without the matrices.",
+)
+@click.pass_obj
+def align_command(
+    db: Path, model_a: str, model_b: str, text: tuple[str, ...], format_: str, **options: Any
+) -> None:
+    """Fit the rotation from model A to model B of one width at each site, and store it with its controls.
+
+    Both models run over the same text; the rotation is fitted on some of its documents and scored on others. What is
+    printed is explained variance: of B's states as they are taken from A (as is), with the mean moved (mean), through
+    the rotation, through any linear map, through a rotation fitted on shuffled pairs of tokens (shuffle) or on pairs
+    whose token types were exchanged (swap), and from B's mean at the same token without any A (token); halves is how
+    far rotations fitted on disjoint halves agree, 1 if they are one. Afterwards `nearest QUERY --model A
+    --across B` searches B, and `rotations show A B` has all of it. What was fitted already is not fitted again, and an
+    align that was cut short goes on where it stopped.
+    """
+    from .progress import Display
+    from .queries.rotations import found_table, rows, warnings
+
+    global _resumes
+    _resumes = True
+    with Display() as display:
+        # Without a terminal progress goes to stdout, and there it would stand among the objects.
+        heard = sys.stderr.isatty() or format_ == "table"
+        report = _open(db).align(
+            model_a, model_b, text=list(text), progress=display if heard else None, **options
+        )
+    for note in report.notes:
+        _say(note)
+    if report.already:
+        _say("fitted before: nothing was run")
+    table = rows(db, run_id=report.run_id)
+    _print(table, format_, None, lambda table, _: found_table(table))
+    for line in warnings(table):
+        _say(line)
+
+
+@cli.group("rotations")
+def rotations_group() -> None:
+    """What carries one model's states to another's, beside what could explain it away."""
+
+
+@rotations_group.command("list")
+@click.option("--model", metavar="NAME", help="Only those from or to this model.")
+@output_options
+@click.pass_obj
+def rotations_list(db: Path, format_: str, output: Path | None, model: str | None) -> None:
+    """The rotations by models and site; their matrices are in the view `rotations`."""
+    from .queries.rotations import display
+
+    _check_format(format_, output)
+    _print(_open(db).rotations(model), format_, output, display)
+
+
+@rotations_group.command("show")
+@click.argument("model_a", metavar="A")
+@click.argument("model_b", metavar="B")
+@click.option("--site", metavar="SITE", help="Of A.  [default: the middle one of those with a rotation]")
+@page_options(
+    "json: a list of one object with the rotation, others of its run, components, measurements, steering and features."
+)
+@click.pass_obj
+def rotations_show(
+    db: Path, model_a: str, model_b: str, format_: str, output: Path | None, site: str | None
+) -> None:
+    """One rotation: what it explains, whether it is determined, what it carries, and what that steers."""
+    from .queries.rotation_card import show
+    from .queries.rotation_page import page
+
+    _check_format(format_, output)
+    card = show(db, model_a, model_b, site)
+    _print_page([card.parts()], lambda width, color: page(card, width, color), format_, output)
+
+
+# ---- dictionaries ---------------------------------------------------------------------------------
+
+
+def _place_of_dictionary(command: F) -> F:
+    """`--site`, which a dictionary always has."""
+    return click.option("--site", required=True, metavar="SITE", help="Where its states are taken.")(command)
+
+
+@cli.group("sae")
+def sae_group() -> None:
+    """Sparse autoencoders: dictionaries of directions, in files of their own."""
+
+
+@sae_group.command("train")
+@click.argument("model")
+@_place_of_dictionary
+@_text_option
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Where to write it: a .safetensors file that is not there yet.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of weights and batches: dictionaries to be compared take one each.",
+)
+@click.option(
+    "--expansion",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    metavar="N",
+    help="Directions for each dimension.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=1500, show_default=True, metavar="N", help="Of the optimiser."
+)
+@click.option(
+    "--l1",
+    type=click.FloatRange(0),
+    default=1e-3,
+    show_default=True,
+    metavar="X",
+    help="What sparsity weighs.",
+)
+@_tokens_option
+@_context_option
+@_device_option
+@click.pass_obj
+def sae_train(db: Path, model: str, site: str, text: tuple[str, ...], **options: Any) -> None:
+    """Train a sparse autoencoder on what MODEL has at a site over a text, into a file.
+
+    `sae add` then brings it into the catalogue. A file that holds this very training is left as it is.
+    """
+    from .progress import Display
+
+    with Display() as display:
+        report = _open(db).train_sae(model, site, text=list(text), progress=display, **options)
+    for note in report.notes:
+        _say(note)
+    if report.already:
+        _say("trained before: nothing was run")
+    click.echo(
+        f"{report.output}: {report.n_features:,} directions; on {report.n_test:,} tokens kept aside it explains "
+        f"{report.ev:.3f} of the variance with {report.l0:,.0f} firing at a token, {report.dead_share:.1%} never"
+    )
+
+
+@sae_group.command("add")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--model", required=True, metavar="NAME", help="The model that it was trained on.")
+@_place_of_dictionary
+@click.option("--name", metavar="NAME", help="What the catalogue calls it.  [default: from FILE]")
+@click.pass_obj
+def sae_add(db: Path, file: Path, model: str, site: str, name: str | None) -> None:
+    """Bring the dictionary in FILE into the catalogue: its directions become codes to be searched.
+
+    FILE is a .safetensors file with W_enc, b_enc, W_dec and b_dec. It stays where it is, and `align` tries it on
+    other models as long as it is there.
+    """
+    from .catalog.errors import InvalidInput
+    from .progress import Display
+
+    if name is not None and not name.strip():
+        raise InvalidInput("--name is empty", "leave it out, or give one")
+    with Display() as display:
+        report = _open(db).add_sae(file, model=model, site=site, name=name, progress=display)
+    for note in report.notes:
+        _say(note)
+    what = f"{report.name}: {report.n_features:,} directions of {report.model} at {report.site}"
+    click.echo(f"{what} are in {db}" + (" already" if report.already else ""))
+
+
 @cli.command()
 @model_option
 @output_options
@@ -749,9 +1000,9 @@ def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> 
 # ---- what is there --------------------------------------------------------------------------------
 
 
-def _listing(name: str, about: str, per_model: bool) -> None:
-    """`NAME list`: one view, every row."""
-    group = cli.group(name, help=about)(lambda: None)
+def _listing(name: str, about: str, per_model: bool, group: click.Group | None = None) -> None:
+    """`NAME list`, or that of a group: one view, every row."""
+    group = group or cli.group(name, help=about)(lambda: None)
 
     @group.command("list", help=about)
     @output_options
@@ -771,6 +1022,7 @@ def _listing(name: str, about: str, per_model: bool) -> None:
 _listing("models", "The models in the catalogue.", per_model=False)
 _listing("runs", "The jobs that filled the catalogue.", per_model=True)
 _listing("sites", "The sites that were ingested.", per_model=True)
+_listing("saes", "The dictionaries in the catalogue.", per_model=True, group=sae_group)
 
 
 # ---- the file -------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes, pack
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from ..catalog.ids import neuron_place
-from .forward import Clock, batches, default_batch_tokens, run_batch
+from .forward import Clock, batches, default_batch_tokens, one_pass, run_batch
 from .model import LoadedModel, find_device, load_model
-from .pack import Collector
+from .pack import Collector, check_norms, norms_of
 from .sites import Site
 from .text import token_ids
 
@@ -102,6 +102,18 @@ def encode_text(
     """
     model = reload(path, name, device)
     where = Site.from_name(site)
+    ids, chosen = _tokens_of(model, name, text, position)
+    shift = None
+    if centre == "mean":
+        shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
+    collector = Collector(len(ids), {site: model.width_of(where)}, {site: {centre: shift}})
+    run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
+    token = model.tokenizer.decode([ids[chosen]])
+    return Encoded(collector.close()[site].codes[centre][chosen], token, chosen, len(ids))
+
+
+def _tokens_of(model: LoadedModel, name: str, text: str, position: int | None) -> tuple[list[int], int]:
+    """A text's tokens as ingest takes them, and the place of the one that is meant."""
     prefix, suffix = model.tokenizer_adds()
     ids = [*prefix, *token_ids(model.tokenizer, text)]
     if len(ids) == len(prefix):
@@ -117,13 +129,40 @@ def encode_text(
         raise InvalidInput(
             f"--position {position} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}"
         )
-    shift = None
-    if centre == "mean":
-        shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
-    collector = Collector(len(ids), {site: model.width_of(where)}, {site: {centre: shift}})
-    run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
-    token = model.tokenizer.decode([ids[chosen]])
-    return Encoded(collector.close()[site].codes[centre][chosen], token, chosen, len(ids))
+    return ids, chosen
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A text's token and its hidden state at one site: float64 (width,), raw."""
+
+    floats: NDArray[np.float64]
+    token: str
+    position: int
+    n_tokens: int
+
+
+def encode_state(
+    path: Path, name: str, site: str, text: str, position: int | None = None, device: str = "auto"
+) -> State:
+    """The hidden state that `encode_text` takes the signs of.
+
+    Raises:
+        InvalidInput: as `encode_text`.
+        ModelError: if it holds NaN or infinity.
+    """
+    model = reload(path, name, device)
+    ids, chosen = _tokens_of(model, name, text, position)
+    found: list[torch.Tensor] = []
+
+    def sink(_: Site, x: torch.Tensor) -> None:
+        found.append(x.reshape(-1, x.shape[-1])[chosen].float().cpu())
+
+    with one_pass(len(ids)):
+        model.forward(torch.tensor([ids], dtype=torch.int64), None, [Site.from_name(site)], sink)  # type: ignore[arg-type]
+    (floats,) = found
+    check_norms(norms_of(floats[None]).numpy(), site)
+    return State(floats.double().numpy(), model.tokenizer.decode([ids[chosen]]), chosen, len(ids))
 
 
 @dataclass(frozen=True, eq=False)

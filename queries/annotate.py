@@ -28,8 +28,8 @@ _UNKNOWN = -1e30
 """Behind every surprise that is known."""
 LEAST_DIMS = 5
 """Features with fewer registered dimensions agree with half of all tokens by chance, and crowd out what a line has room for."""
-_USUAL = f"n_dims >= {LEAST_DIMS} AND CASE WHEN kind = 'discovered' THEN survives ELSE coalesce(beats_null, true) END"
-"""Which features are shown, over the view `features`. Discovered ones have no anchors, so no null to beat."""
+_USUAL = f"n_dims >= {LEAST_DIMS} AND CASE WHEN kind = 'category' THEN coalesce(beats_null, true) ELSE survives END"
+"""Which features are shown, over the view `features`. Discovered and carried ones have no anchors, so no null to beat."""
 
 
 def place(path: Path, model: str | None, site: str | None, centre: str | None) -> Target:
@@ -79,7 +79,7 @@ def read(
 
     Usual is the mean over the states of the texts that were ingested, in its standard deviations; over the types
     where no text was. Agreements below `least` are left out; so are categories known not to beat their null, discovered
-    features that do not survive, and features with fewer than `LEAST_DIMS` dimensions, unless `every`, and those of a
+    and carried features that do not survive, and features with fewer than `LEAST_DIMS` dimensions, unless `every`, and those of a
     window's first token, unless `first`.
 
     Args:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog.errors import SignariumError
-from ..catalog.ids import NEURON_BITS
+from ..catalog.ids import NEURON_BITS, PLACE_BITS
+from .rotations import Found
 from .target import OF_WEIGHTS, Place, Target, item_name
-from .where import quoted
+from .where import DIRECTIONS, quoted
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 CONTEXT_TOKENS = 8
 """Tokens shown on each side of a state."""
 MARKS = ("«", "»")
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The rotation that a query of another model was carried through; `signs_alone`: from its code, without its floats."""
+
+    rotation: Found
+    signs_alone: bool
+    first: bool = False
+    """Whether it stands at a first position, which no rotation is fitted on."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class Answer:
     """Of a free text, the token that was searched; of what has its own place, what it is."""
     place: Place | None = None
     """Where the query was looked up, if that is not where the codes searched lie."""
+    across: Carried | None = None
+    """How the query came from another model."""
     raises: tuple[str, ...] = ()
     """Of the first neurons in the answer, the tokens that each raises most in its polarity."""
 
@@ -71,7 +84,10 @@ def answer_rows(
     stored = {
         row[0]: row
         for row in _fetch(
-            connection, "SELECT item, norm, code FROM code_row WHERE rowid IN (" + ids, wanted, ")"
+            connection,
+            "SELECT item, norm, code, code_set_id FROM code_row WHERE rowid IN (" + ids,
+            wanted,
+            ")",
         )
     }
     columns: dict[str, Any] = {
@@ -88,8 +104,12 @@ def answer_rows(
             token_ids = [places[one][2] for one in wanted]
         else:
             token_ids = wanted
-            tokens = {} if target.view == "neurons" else _tokens(connection, target.model, set(wanted))
-        for name in ("model",) if target.view in OF_WEIGHTS else ("model", "site", "centre", "basis"):
+            tokens = (
+                {}
+                if target.view in ("neurons", "directions")
+                else _tokens(connection, target.model, set(wanted))
+            )
+        for name in ("model",) if target.view in OF_WEIGHTS else DIRECTIONS[:4]:
             columns[name] = pa.array([getattr(target, name)] * n, pa.string())
         if target.view == "states":
             columns["state_id"] = pa.array(wanted, pa.int64())
@@ -98,6 +118,10 @@ def answer_rows(
         if target.view == "neurons":
             columns["layer"] = pa.array((items >> NEURON_BITS).astype(np.int32))
             columns["neuron"] = pa.array((items & ((1 << NEURON_BITS) - 1)).astype(np.int32))
+        elif target.view == "directions":
+            names = _dictionaries(connection, sets)
+            columns["name"] = pa.array([names[stored[one][3]] for one in wanted], pa.string())
+            columns["feature"] = pa.array((items & ((1 << PLACE_BITS) - 1)).astype(np.int32))
         else:
             columns["token_id"] = pa.array(token_ids, pa.int32() if target.view == "states" else pa.int64())
             columns["token"] = pa.array([tokens.get(one) for one in token_ids], pa.string())
@@ -147,6 +171,15 @@ def _tokens(connection: duckdb.DuckDBPyConnection, model: str, token_ids: set[in
         f"(SELECT tokenizer_sha256 FROM model WHERE name = {quoted(model)}) AND token_id",
         sorted(token_ids),
     )
+    return dict(rows)
+
+
+def _dictionaries(connection: duckdb.DuckDBPyConnection, sets: str) -> dict[int, str]:
+    """The names of dictionaries by the code sets of their directions."""
+    rows = connection.execute(
+        "SELECT cs.code_set_id, x.name FROM code_set cs JOIN sae x ON x.run_id = cs.run_id AND x.site_id = cs.site_id "
+        f"WHERE cs.code_set_id IN ({sets or 'NULL'})"
+    ).fetchall()
     return dict(rows)
 
 
@@ -208,6 +241,7 @@ _SHOWN = {
     "features": ("rank", "distance", "agreement", "feature_id", "name", "n_dims"),
     "neurons": ("rank", "distance", "neuron", "norm"),
     "unembedding": ("rank", "distance", "token_id", "token", "norm"),
+    "directions": ("rank", "distance", "name", "feature", "norm"),
 }
 _OTHERS = 2 * 4 + 4 + 8 + 19 + 8
 """Cells that the other columns of `states` take: rank, distance, state_id, position, and what is between."""
@@ -276,24 +310,3 @@ def _end(text: str, room: int) -> str:
     while text and cell_width(text) > room - 1:
         text = text[1:]
     return "…" + text if room > 0 else ""
-
-
-def summary(answer: Answer) -> str:
-    """One line that says what was searched."""
-    target = answer.target
-    what = f"codes of {target.width} bits"
-    if target.view == "features":
-        what = f"feature{'' if answer.searched == 1 else 's'} over {target.width} dimensions"
-    if target.view in OF_WEIGHTS:
-        line = f"{target.view} of {target.model}: {answer.searched:,} {what}"
-    else:
-        line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
-    if answer.turned:
-        line += ", in either polarity"
-    if answer.recall is not None:
-        line += f"; approximate, recall {answer.recall:.3f} measured on this code set"
-    if answer.query is not None:
-        line += f"; searched {answer.query}"
-        if answer.place is not None:
-            line += f", at {answer.place.site}, centre {answer.place.centre}"
-    return line

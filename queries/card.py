@@ -35,8 +35,8 @@ class FeatureCard:
     `histogram` counts types and members by agreement, `low` to `high`; it is empty where no types are at hand.
     `writers` (each with the first tokens that it raises in its polarity), `coalitions` and `projections` are its rows of those
     views, the direction of its difference of means among the last; `chance` is what the best neuron reaches with such
-    features, and under the controls; `flips` are the rows of the first of `flip_runs`, the latest. These are empty where nothing is
-    stored.
+    features, and under the controls; `flips` are the rows of the first of `flip_runs`, the latest. `carried` says from which
+    feature of which model a rotation carried it. These are empty where nothing is stored.
     """
 
     feature: pa.Table
@@ -51,6 +51,7 @@ class FeatureCard:
     projections: pa.Table
     flips: pa.Table
     flip_runs: pa.Table
+    carried: pa.Table
 
     def parts(self) -> dict[str, Any]:
         """The same as plain values: the row, and lists of rows."""
@@ -100,6 +101,11 @@ def show(
             ),
             _projections(connection, one),
             *_flips(connection, one, flip_run),
+            rows(
+                "SELECT c.rotation_id, c.source_feature_id, f.name AS source_name, f.kind AS source_kind, r.model_a, r.site_a, "
+                "r.ev_rotation, r.ev_shuffled, r.rank_warning FROM carried_row c JOIN rotations r USING (rotation_id) "
+                f"LEFT JOIN feature_row f ON f.feature_id = c.source_feature_id WHERE c.{here}"
+            ),
         )
 
 

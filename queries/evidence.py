@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ORDER = (
-    *("claim_id", "source", "claim", "metric", "published", "model", "site", "centre"),
+    *("claim_id", "source", "claim", "metric", "published", "model", "from_model", "site", "centre"),
     *("value", "control", "control_value", "verdict"),
 )
 _HEADS = ("claim", "published", "here", "control", "figure", "verdict")
@@ -28,8 +28,8 @@ _FIRST = "the published range"
 
 
 def rows(path: Path, model: str | None = None) -> pa.Table:
-    """The view `evidence`, of one model if given, in order of (claim_id, model, centre, control), the published range before other
-    controls.
+    """The view `evidence`, of one model if given, in order of (claim_id, model, from_model, centre, control), the published range
+    before other controls.
 
     Raises:
         NotFound: if there is no such model.
@@ -42,7 +42,7 @@ def rows(path: Path, model: str | None = None) -> pa.Table:
             f"SELECT * FROM evidence{condition} "
             # Of 1.2, 9.1 and 10.1 in that order.
             "ORDER BY try_cast(split_part(claim_id, '.', 1) AS INTEGER), claim_id, model, "
-            f"centre, site, control <> '{_FIRST}', control",
+            f"from_model, centre, site, control <> '{_FIRST}', control",
             values,
         ).to_arrow_table()
 
@@ -79,13 +79,17 @@ def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
     several = {name for name in ("model", "site", "centre") if len({row[name] for row in found}) > 1}
 
     def place(row: dict[str, Any]) -> str:
-        return " ".join(
+        parts = [
             visible(str(row[name])) for name in ("model", "site", "centre") if name in several and row[name]
-        )
+        ]
+        if row["from_model"]:
+            # A pair is named even where all claims are of one model.
+            parts = [f"{visible(row['from_model'])} → {visible(row['model'])}", *parts["model" in several :]]
+        return " ".join(parts)
 
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in found:
-        key = tuple(str(row[name]) for name in ("claim_id", "model", "site", "centre"))
+        key = tuple(str(row[name]) for name in ("claim_id", "model", "from_model", "site", "centre"))
         groups.setdefault(key, []).append(row)
     blocks: list[list[list[str]]] = []
     claims: list[tuple[str, str]] = []

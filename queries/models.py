@@ -18,6 +18,7 @@ ORDER = {
     "runs": "started_at, run_id",
     "sites": "model, point, layer",
     "code_sets": "model, subject, site, centre, basis, run_id",
+    "saes": "model, site, name, sae_id",
 }
 
 
@@ -48,6 +49,7 @@ _SHOWN = {
     "models": ("name", "architecture", "width", "n_layers", "dtype", "source"),
     "runs": ("run_id", "job", "model", "status", "tokens", "tokens_per_s", "started_at"),
     "sites": ("model", "site", "point", "layer", "width"),
+    "saes": ("name", "model", "site", "n_features", "seed", "source"),
 }
 """What a terminal shows of a view; every other format has all of it."""
 _NARROW = 100
@@ -61,7 +63,7 @@ def display(view: str, table: pa.Table, width: int | None = None) -> pa.Table:
         pairs = [_spelled(row["what"], row["value"]) for row in table.to_pylist()]
         return pa.table({"what": [one for one, _ in pairs], "value": [one for _, one in pairs]})
     table = table.select(list(_SHOWN[view]))
-    if view == "models":
+    if view in ("models", "saes"):
         sources = table.column("source").to_pylist()
         if width is not None:
             # The end of a path says more than its start, and a table is cut at the end.

@@ -15,12 +15,13 @@ from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput
 from ..catalog.ids import neuron_item
 from . import masked
-from .answers import Answer, answer_rows, contexts, display, summary
+from .answers import Answer, answer_rows, contexts, display
 from .masked import Pattern
 from .plan import plan
 from .polarity import either, nearer, opposite
 from .resolve import features_at, rows_of
 from .start import KINDS, StoredQuery, parse_query
+from .summary import summary
 from .target import OF_WEIGHTS, SUBJECTS, Place, Target, item_name, resolve
 from .where import Where, matching, matching_items, parse_where
 from .words import raised
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 Encode: TypeAlias = Callable[[Place], codes.Codes]
 """Gives the code of a free text at a place."""
+EncodeState: TypeAlias = Callable[[Place], NDArray[np.float64]]
+"""Gives its floats (width,), which are what is carried to another model."""
 
 __all__ = [
     "SUBJECTS",
@@ -55,14 +58,17 @@ def nearest(
     *,
     within: str | None = None,
     model: str | None = None,
+    across: str | None = None,
     site: str | None = None,
     centre: str | None = None,
     k: int = 10,
     where: str | None = None,
     approximate: bool = False,
     encode: Encode | None = None,
+    encode_state: EncodeState | None = None,
 ) -> Answer:
-    """The `k` codes nearest to a stored item, or to a free text whose code `encode` computes.
+    """The `k` codes nearest to a stored item, or to a free text whose code `encode` computes. With `across`, those of
+    that model, to which the query is carried by a rotation, a free text as the floats of `encode_state`.
 
     From a feature, distance counts the registered dimensions that have another sign; among features, so do they,
     and the order is that of agreement. Where a neuron is on either side, the nearer polarity counts, a column of its own.
@@ -74,7 +80,7 @@ def nearest(
     stored = parse_query(query)
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
-    if stored is None and encode is None:
+    if stored is None and (encode if across is None else encode_state) is None:
         raise InvalidInput(f"{query!r} is free text", f"name a stored item: one of {KINDS}")
     kind = None if stored is None else stored.kind
     if approximate:
@@ -86,12 +92,18 @@ def nearest(
         if within == "features" or kind == "feature":
             raise InvalidInput("features have no approximate search", "leave out --approximate")
     _check_approximate(approximate, where)
+    if across is not None:
+        from .across import nearest_across
+
+        chosen = (within, model, across, site, centre)
+        return nearest_across(path, stored, *chosen, k, where, approximate, encode_state)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
         planned = plan(connection, stored, within, model, site, centre)
         target = planned.target
         # Where both are in one place, the target says it.
-        apart = planned.place if target.view in OF_WEIGHTS and kind not in ("neuron", "code") else None
+        elsewhere = target.view in (*OF_WEIGHTS, "directions")
+        apart = planned.place if elsewhere and kind not in ("neuron", "code") else None
         if planned.code is not None:
             answer = search_in(path, connection, target, planned.code, k, parsed, approximate, planned.both)
             return replace(answer, query=planned.words, place=apart)

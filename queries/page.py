@@ -97,7 +97,9 @@ def _header(card: FeatureCard, width: int) -> Iterator[str]:
     (row,) = card.feature.to_pylist()
     yield visible(f"{quoted_name(row['name'])}, feature {row['feature_id']}")
     how = "the single best dimension" if row["n_dims"] == 1 else "agreed on by all members"
-    if not unknown(row["threshold"]):
+    if row["kind"] == "direction":
+        how = "as many as the feature that it was"
+    elif not unknown(row["threshold"]):
         how = f"AUC of each at least {row['threshold']:.2f}"
     elif row["kind"] == "category":
         how = "none reached the threshold: the single best dimension"
@@ -108,6 +110,14 @@ def _header(card: FeatureCard, width: int) -> Iterator[str]:
         "dimensions": f"{row['n_dims']:,} registered; {how}",
         "fires on": f"{row['fire_rate']:.3%} of all types (agreement from 0.80)",
     }
+    for source in card.carried.to_pylist():
+        named = "" if source["source_name"] is None else f", {quoted_name(source['source_name'])}"
+        facts["carried"] = (
+            f"from feature {source['source_feature_id']}{named}, of {source['model_a']} at {source['site_a']}, by a rotation with "
+            f"held-out explained variance {source['ev_rotation']:.3f}, fitted on shuffled pairs {source['ev_shuffled']:.3f}"
+        )
+        if source["rank_warning"] is not None:
+            facts["beware"] = source["rank_warning"]
     for name, fact in facts.items():
         yield from wrapped(f"{name:<11}", visible(fact).split(" "), width, " ")
 

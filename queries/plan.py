@@ -14,9 +14,25 @@ from ..catalog import codes
 from ..catalog.errors import InvalidInput
 from .masked import Pattern
 from .models import one_model
-from .resolve import find_one, quoted_name, resolve_features
-from .start import StoredQuery, direction_code, neuron_code, parse_neuron, stored_code_in
-from .target import OF_WEIGHTS, Place, Target, resolve_in, resolve_weights, usual_centre
+from .resolve import Feature, find_one, quoted_name, resolve_features
+from .start import (
+    Direction,
+    StoredQuery,
+    dictionary_direction,
+    direction_code,
+    neuron_code,
+    parse_neuron,
+    stored_code_in,
+)
+from .target import (
+    OF_WEIGHTS,
+    Place,
+    Target,
+    resolve_directions,
+    resolve_in,
+    resolve_weights,
+    usual_centre,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -78,6 +94,16 @@ def _item(
             held = {"type": "types", "state": "states"}.get(kind)
             place = resolve_in(connection, held, target.model, site, centre, "standard", prefer).place
             words = f"{kind} {quoted_name(query.value)}" if query is not None else None
+    elif within == "directions":
+        target = resolve_directions(connection, one_model(connection, model), site)
+        held = {"type": "types", "state": "states"}.get(kind)
+        if held is not None:
+            at = (target.model, target.site, centre, "standard", held)
+            place = resolve_in(connection, held, *at).place
+        else:
+            # No code is read there, so none need be stored.
+            place = Place(target.model, target.site, centre or target.centre, target.basis, target.width)
+        words = f"{kind} {quoted_name(query.value)}" if query is not None else None
     elif within == "features":
         target = resolve_features(connection, model, site, centre, usual_centre(prefer))
         place = target.place
@@ -85,7 +111,7 @@ def _item(
         target = resolve_in(connection, within, model, site, centre, "standard", prefer)
         place = target.place
     if within in OF_WEIGHTS:
-        _check_stream(place, within, target.width, "a code")
+        check_stream(place, within, target.width, "a code")
     code = None if query is None else stored_code_in(connection, place, query)
     return Plan(target, place, code, within == "neurons", words)
 
@@ -100,17 +126,25 @@ def _feature(
 ) -> Plan:
     if within == "features":
         raise InvalidInput(
-            "features are not searched with a feature", "pass --in types, states, neurons or unembedding"
+            "features are not searched with a feature",
+            "pass --in types, states, neurons, unembedding or directions",
         )
     one = find_one(connection, query.value, model, site, centre)
     place = Place(one.model, one.site, one.centre, one.basis, one.width)
     if within in OF_WEIGHTS:
         target = resolve_weights(connection, within, one.model)
-        _check_stream(place, within, target.width, f"feature {one.feature_id}")
+        check_stream(place, within, target.width, f"feature {one.feature_id}")
+    elif within == "directions":
+        target = resolve_directions(connection, one.model, one.site)
     else:
         target = resolve_in(connection, within, one.model, one.site, one.centre, one.basis, "types")
-    words = f"feature {one.feature_id}, {quoted_name(one.name)}: {one.n_dims:,} dimensions"
+    words = feature_words(one)
     return Plan(target, place, one.pattern, within == "neurons", words)
+
+
+def feature_words(one: Feature) -> str:
+    """A feature as a summary names it."""
+    return f"feature {one.feature_id}, {quoted_name(one.name)}: {one.n_dims:,} dimensions"
 
 
 def _neuron(
@@ -140,16 +174,31 @@ def _direction(
     site: str | None,
     centre: str | None,
 ) -> Plan:
+    if (found := dictionary_direction(connection, query.value, model, site)) is not None:
+        own = found.place
+        words = direction_words(found)
+        target = _beside(connection, own, within, own.model, site, centre, own.site, words)
+        return Plan(target, own, found.code, within == "neurons", words)
     # The site and the centre say what is searched; of a name they also say which feature.
     numbered = query.value.isdecimal()
     which = (None, None) if numbered else (site, centre)
     one = find_one(connection, query.value, model, *which)
     code, place = direction_code(connection, one.feature_id)
-    words = f"direction of feature {one.feature_id}, {quoted_name(one.name)}"
+    words = difference_words(one)
     if within in OF_WEIGHTS and not numbered:
         site = centre = None
     target = _beside(connection, place, within, one.model, site, centre, place.site, words)
     return Plan(target, place, code, within == "neurons", words)
+
+
+def direction_words(one: Direction) -> str:
+    """A dictionary's direction as a summary names it."""
+    return f"direction {one.number} of {quoted_name(one.name)}"
+
+
+def difference_words(one: Feature) -> str:
+    """A feature's difference of means likewise."""
+    return f"direction of feature {one.feature_id}, {quoted_name(one.name)}"
 
 
 def _beside(
@@ -168,9 +217,13 @@ def _beside(
         target = resolve_weights(connection, within, model)
     elif within == "features":
         target = resolve_features(connection, model, site, centre, usual_centre("types"), usual_site)
+    elif within == "directions":
+        if centre is not None:
+            raise InvalidInput("directions have no centre of choice", "leave out --centre")
+        target = resolve_directions(connection, model, site, usual_site)
     else:
         target = resolve_in(connection, within, model, site, centre, "standard", "types", usual_site)
-    _check_stream(target.place, what, place.width, f"one of {target.view}")
+    check_stream(target.place, what, place.width, f"one of {target.view}")
     return target
 
 
@@ -203,7 +256,7 @@ def _no_choice(within: str, site: str | None, centre: str | None) -> None:
         raise InvalidInput(f"{what} at no site of choice", f"leave out {given}")
 
 
-def _check_stream(place: Place, direction: str, width: int, what: str) -> None:
+def check_stream(place: Place, direction: str, width: int, what: str) -> None:
     """`what` lies at a place and is to be compared with a direction of the residual stream, or many, of `width`."""
     other = place.site.partition(".")[0] in _OTHER_STREAMS
     if other or place.width != width:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..catalog import codes
 from ..catalog.errors import InvalidInput, NotFound
-from ..catalog.ids import NEURON_BITS, neuron_item
+from ..catalog.ids import NEURON_BITS, PLACE_BITS, neuron_item
 from .target import Place, Target
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _EXAMPLES = {
 KINDS = ", ".join(f"{kind}:{value}" for kind, value in _EXAMPLES.items())
 """The stored items that a query may name, as messages list them."""
 _NEURON = re.compile(r"([0-9]+)/([0-9]+)", re.ASCII)
+_OF_DICTIONARY = re.compile(r"(.+)/([0-9]{1,9})", re.ASCII | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def direction_code(connection: duckdb.DuckDBPyConnection, feature_id: int) -> tu
     row = connection.execute(
         "SELECT c.code, m.name, s.name, cs.centre, cs.basis, cs.width FROM code_set cs JOIN code_row c USING (code_set_id) "
         "JOIN run r USING (run_id) JOIN site s USING (site_id) JOIN model m ON m.model_id = s.model_id "
-        "WHERE cs.subject = 'direction' AND c.item = ? ORDER BY r.started_at DESC, r.run_id LIMIT 1",
+        "WHERE cs.subject = 'direction' AND r.job <> 'sae' AND c.item = ? ORDER BY r.started_at DESC, r.run_id LIMIT 1",
         [feature_id],
     ).fetchone()
     if row is None:
@@ -181,6 +182,60 @@ def direction_code(connection: duckdb.DuckDBPyConnection, feature_id: int) -> tu
             f"run `signarium flip {feature_id} --text PATH`",
         )
     return np.frombuffer(row[0], dtype=np.uint8), Place(*row[1:])
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a dictionary: its code, uint8 (bytes,), and where it lies."""
+
+    name: str
+    number: int
+    code: codes.Codes
+    place: Place
+
+
+def dictionary_direction(
+    connection: duckdb.DuckDBPyConnection, text: str, model: str | None = None, site: str | None = None
+) -> Direction | None:
+    """The direction that `NAME/17` names: of the dictionary NAME, counted from 0. None if no dictionary is called so.
+
+    `model` and `site` choose among several dictionaries of one name.
+
+    Raises:
+        NotFound: if it has no such direction; says how many there are.
+        InvalidInput: if several dictionaries are meant.
+    """
+    found = _OF_DICTIONARY.fullmatch(text.strip())
+    if found is None:
+        return None
+    name, number = found[1], int(found[2])
+    rows = connection.execute(
+        "SELECT m.name, s.name, cs.centre, cs.basis, cs.width, cs.code_set_id, x.n_features FROM sae x "
+        "JOIN site s USING (site_id) JOIN model m ON m.model_id = s.model_id JOIN code_set cs ON cs.run_id = x.run_id "
+        "AND cs.site_id = x.site_id AND cs.subject = 'direction' WHERE x.name = ? ORDER BY m.name, s.point, s.layer, x.sae_id",
+        [name],
+    ).fetchall()
+    rows = [row for row in rows if model in (None, row[0])]
+    if len(rows) > 1:
+        rows = [row for row in rows if site == row[1]] or rows
+    if not rows:
+        return None
+    if len(rows) > 1:
+        listed = ", ".join(f"{row[0]} {row[1]}" for row in rows)
+        raise InvalidInput(
+            f"{len(rows)} dictionaries are called {name!r}", f"pass --model and --site: {listed}"
+        )
+    *place, ident, n = rows[0]
+    # The bits above say which dictionary; a code set holds one.
+    row = connection.execute(
+        "SELECT code FROM code_row WHERE rowid IN (SELECT rowid FROM code_row WHERE code_set_id = ? AND item & ? = ?)",
+        [ident, (1 << PLACE_BITS) - 1, number],
+    ).fetchone()
+    if row is None:
+        raise NotFound(
+            f"direction of {name}", str(number), todo=f"there are {n:,} directions, counted from 0"
+        )
+    return Direction(name, number, np.frombuffer(row[0], dtype=np.uint8), Place(*place))
 
 
 def token_id(

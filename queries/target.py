@@ -22,9 +22,10 @@ SUBJECTS = {
     "features": ("feature", "feature_id"),
     "neurons": ("neuron", "neuron"),
     "unembedding": ("unembedding", "token_id"),
+    "directions": ("direction", "feature"),
 }
-"""What `--in` takes: the view, its subject, and the column that says which item it is (of neurons, with `layer`).
-Features are no code set: they lie in a table of their own."""
+"""What `--in` takes: the view, its subject, and the column that says which item it is (of neurons, with `layer`; of
+directions, with `name`, the dictionary's). Features are no code set: they lie in a table of their own."""
 AT_SITES = ("states", "types", "types_bos")
 """Code sets that there is one of at each site and centre."""
 OF_WEIGHTS = ("neurons", "unembedding")
@@ -113,6 +114,8 @@ def resolve_in(
     model = one_model(connection, model)
     if within in OF_WEIGHTS:
         return resolve_weights(connection, within, model)
+    if within == "directions":
+        return resolve_directions(connection, model, site, usual_site)
     # From the tables: the view `code_sets` counts every shard first.
     rows = connection.execute(
         "SELECT s.point, s.layer, s.name, cs.subject, cs.centre, cs.basis, cs.width FROM code_set cs "
@@ -178,6 +181,36 @@ def resolve_weights(connection: duckdb.DuckDBPyConnection, view: str, model: str
     return Target(view, model, site, centre, "standard", width, tuple(infos))
 
 
+def resolve_directions(
+    connection: duckdb.DuckDBPyConnection, model: str, site: str | None, usual_site: str | None = None
+) -> Target:
+    """The directions of a model's dictionaries at one site: the given one, `usual_site` if it has some, else the middle one.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is, or how they are made.
+    """
+    rows = connection.execute(
+        "SELECT s.point, s.layer, s.name, cs.centre, cs.width, cs.code_set_id FROM code_set cs JOIN run r USING (run_id) "
+        "JOIN site s USING (site_id) JOIN model m ON m.model_id = s.model_id WHERE m.name = ? AND cs.subject = 'direction' "
+        "AND r.job = 'sae' AND cs.basis = 'standard' AND cs.run_id IN (SELECT run_id FROM shard WHERE tokens > 0) ORDER BY ALL",
+        [model],
+    ).fetchall()
+    if not rows:
+        raise InvalidInput(
+            f"the catalogue has no dictionary of {model} yet",
+            f"run `signarium sae add FILE --model {model} --site SITE`",
+        )
+    sites = list(dict.fromkeys(row[2] for row in rows))
+    if site is not None and site not in sites:
+        raise NotFound(f"site with a dictionary of {model}", site, sites)
+    site = site or (usual_site if usual_site is not None and usual_site in sites else middle(sites))
+    here = [row for row in rows if row[2] == site]
+    infos = index.describe(
+        connection, f"v.code_set_id IN ({', '.join(str(row[5]) for row in here)}) AND v.n > 0", []
+    )
+    return Target("directions", model, site, here[0][3], "standard", here[0][4], tuple(infos))
+
+
 def item_name(target: Target) -> str:
-    """The column that names an item of the view searched: `state_id`, `token_id`, `feature_id` or `neuron`."""
+    """The column that names an item of the view searched: `state_id`, `token_id`, `feature_id`, `neuron` or `feature`."""
     return SUBJECTS[target.view][1]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..catalog import store, views
 from ..catalog.errors import InvalidInput
-from ..catalog.ids import NEURON_BITS
+from ..catalog.ids import NEURON_BITS, PLACE_BITS
 from ..catalog.index import CodeIndex
 from .sandbox import REFUSED_FUNCTIONS
 from .target import OF_WEIGHTS, Target, item_name
@@ -35,6 +35,8 @@ class Where:
     repeatable: bool
 
 
+DIRECTIONS = ("model", "site", "centre", "basis", "name", "feature", "norm", "code")
+"""Columns of an answer among dictionaries' directions: `name` is the dictionary's, `feature` counts in it from 0."""
 _VOLATILE = frozenset(
     {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "today", "get_current_timestamp"}
 )
@@ -169,6 +171,8 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
     view, item = target.view, item_name(target)
     if view == "neurons":
         item = f"(layer::BIGINT << {NEURON_BITS}) | neuron"
+    elif view == "directions":
+        item = "item"
     query = _from_tables(target, where.names)
     try:
         # The brackets hold: the text was parsed by itself before.
@@ -186,9 +190,8 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
 
         message = one_line(str(error))
         if "Referenced column" in message:
-            message = (
-                f"{message.split(' Candidate ')[0]} The columns are {', '.join(views.view(view).columns)}"
-            )
+            columns = DIRECTIONS if view == "directions" else views.view(view).columns
+            message = f"{message.split(' Candidate ')[0]} The columns are {', '.join(columns)}"
         raise InvalidInput(f"--where {_brief(where.text)} cannot be used", message) from error
     return np.asarray(found["item"], dtype=np.int64)
 
@@ -203,6 +206,14 @@ def _from_tables(target: Target, names: frozenset[str]) -> str:
         return (
             f"SELECT * FROM features WHERE model = {quoted(target.model)} AND site = {quoted(target.site)} "
             f"AND centre = {quoted(target.centre)} AND basis = {quoted(target.basis)}"
+        )
+    if target.view == "directions":
+        sets = ", ".join(str(one.code_set_id) for one in target.infos)
+        fixed = ", ".join(f"{quoted(getattr(target, name))} AS {name}" for name in DIRECTIONS[:4])
+        return (
+            f"SELECT {fixed}, x.name, (c.item & {(1 << PLACE_BITS) - 1})::INTEGER AS feature, c.norm, c.code, c.item "
+            f"FROM code_row c JOIN code_set cs USING (code_set_id) JOIN sae x ON x.run_id = cs.run_id AND x.site_id = cs.site_id "
+            f"WHERE c.code_set_id IN ({sets or 'NULL'})"
         )
     every = "*" in names or target.view in names
     place = ("model",) if target.view in OF_WEIGHTS else ("model", "site", "centre", "basis")

@@ -24,7 +24,8 @@ import duckdb
 import featured
 import pyarrow.parquet as pq
 import pytest
-from conftest import DECODER, Made
+import twins
+from conftest import DECODER, ENCODER, Made
 
 from signarium import __version__
 from signarium.catalog import views
@@ -136,6 +137,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("db info", "db verify", "db upgrade", "db index"),
         *("features list", "features show", "features find", "features read", "evidence"),
         *("neurons list", "neurons show", "flip"),
+        *("align", "rotations list", "rotations show", "sae train", "sae add", "sae list"),
     }
     assert FORMATS == RENDERED
     choices = next(one for one in ALL["nearest",].params if one.name == "within").type
@@ -166,6 +168,14 @@ def test_help_and_version(run: Run) -> None:
         ["features", "read", "x", "--top", "0"],
         ["ingest", "x", "--seeds", "0"],
         ["nearest", "x", "--centre", "median"],
+        ["align", "a", "b"],
+        ["align", "a", "--text", "x"],
+        ["align", "a", "b", "--text", "x", "--max-tokens", "0"],
+        ["align", "a", "b", "--text", "x", "--format", "csv"],
+        ["rotations", "show", "a"],
+        ["sae", "train", "a", "--text", "x", "--output", "y"],
+        ["sae", "train", "a", "--site", "embed", "--text", "x"],
+        ["sae", "add", "x", "--site", "embed"],
         ["models", "list", "--format", "xml"],
         ["sql", "SELECT 1", "--timeout", "0"],
         ["db", "info", "--output", "/"],
@@ -297,6 +307,19 @@ def test_errors_are_one_line(run: Run) -> None:
         ["neurons", "show", "0/1", "--model", DECODER],
         ["flip", "17", "--text", "/nowhere/at-all.txt"],
         ["nearest", 'type:" king"', "--in", "features", "--model", DECODER],
+        ["nearest", 'type:" king"', "--model", DECODER, "--across", ENCODER],
+        ["nearest", 'type:" king"', "--model", DECODER, "--across", DECODER],
+        ["nearest", 'type:" king"', "--model", DECODER, "--across", "other"],
+        ["nearest", 'type:" king"', "--model", DECODER, "--in", "directions"],
+        ["nearest", "direction:a/3"],
+        ["align", DECODER, "other", "--text", "/nowhere/at-all.txt"],
+        ["align", DECODER, DECODER, "--text", "/nowhere/at-all.txt"],
+        ["rotations", "list", "--model", "other"],
+        ["rotations", "show", DECODER, ENCODER],
+        ["rotations", "show", DECODER, DECODER],
+        ["sae", "list", "--model", "other"],
+        ["sae", "add", "/nowhere/at-all.safetensors", "--model", DECODER, "--site", "embed"],
+        ["sae", "add", "x", "--model", DECODER, "--site", "embed", "--name", " "],
         ["evidence", "--model", "other"],
         ["sql", "DELETE FROM model"],
         ["sql", "SELECT nothing\nFROM models"],
@@ -423,7 +446,15 @@ def test_features_show(
     monkeypatch.setenv("SIGNARIUM_DB", str(with_features))
     (card,) = json.loads(run("features", "show", "1000", "--format", "json").out)
     assert list(card)[:6] == ["feature", "members", "types", "states", "measurements", "histogram"]
-    assert list(card)[6:] == ["writers", "chance", "coalitions", "projections", "flips", "flip_runs"]
+    assert list(card)[6:] == [
+        "writers",
+        "chance",
+        "coalitions",
+        "projections",
+        "flips",
+        "flip_runs",
+        "carried",
+    ]
     text = run("features", "show", "1000").out
     assert "evidence" in text and "\x1b" not in text
     assert run("features", "show", "1000", "--output", "card.txt").out == ""
@@ -504,6 +535,175 @@ def test_flip_prints_what_it_measured(
     assert run(*arguments, "--output", "flips.txt").out == ""
     assert (tmp_path / "flips.txt").read_text() == shown.out
     assert run("flip", "1000").code == 2, "there is no text"
+
+
+# ---- rotations ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return twins.make(tmp_path_factory.mktemp("rotated") / "c.duckdb").path
+
+
+def test_rotations_in_every_format(
+    run: Run, rotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    for arguments, first in (
+        (["rotations", "list"], "rotation_id"),
+        (["sae", "list", "--model", twins.ALPHA], "sae_id"),
+        (["nearest", f"state:{twins.BASE}", "--model", twins.ALPHA, "--across", twins.BETA], "rank"),
+        (["nearest", "direction:alpha sae 0/3", "--in", "directions"], "rank"),
+        (["features", "list", "--kind", "direction"], "feature_id"),
+    ):
+        objects = json.loads(run(*arguments, "--format", "json").out)
+        assert next(iter(objects[0])) == first and objects
+        rows = list(csv.reader(io.StringIO(run(*arguments, "--format", "csv").out)))
+        assert rows[0] == list(objects[0]) and len(rows) == len(objects) + 1
+        file = tmp_path / "rows.parquet"
+        assert run(*arguments, "--format", "parquet", "--output", str(file)).out == ""
+        assert pq.read_table(file).num_rows == len(objects)
+        assert "\x1b" not in run(*arguments).out
+    shown = ["rotations", "show", twins.ALPHA, twins.BETA, "--site", "resid_post.1"]
+    (card,) = json.loads(run(*shown, "--format", "json").out)
+    assert card["rotation"]["rotation_id"] == 2 and len(card["components"]) == 60
+    text = run(*shown).out
+    assert run(*shown, "--output", "page.txt").out == "" and (tmp_path / "page.txt").read_text() == text
+    assert text.startswith("rotation from alpha to beta at resid_post.1\n")
+
+
+def test_across_says_the_rotation_on_stderr(run: Run, rotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    at = ["--model", twins.ALPHA, "--across", twins.BETA]
+    shown = run("nearest", f"state:{twins.BASE}", *at, "--site", "resid_post.1")
+    assert shown.code == 0 and shown.err.count("\n") == 1
+    assert (
+        "its signs alone; carried by the rotation at resid_post.1: held-out explained variance 0.750"
+        in shown.err
+    )
+    assert "by chance" in run("nearest", f"state:{twins.BASE}", *at, "--site", "resid_post.0").err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_rotations_fit_a_terminal(rotated: Path, columns: int) -> None:
+    shown = ["rotations", "show", twins.ALPHA, twins.BETA, "--site", "resid_post.1"]
+    for arguments in (
+        ["rotations", "list"],
+        shown,
+        ["sae", "list"],
+        ["features", "show", str(twins.CARRIED)],
+    ):
+        page = in_terminal(columns, "--db", str(rotated), *arguments, NO_COLOR="1")
+        assert page.code == 0 and "\x1b" not in page.out and "hidden" not in page.out
+        assert max(map(len, page.out.splitlines())) <= columns
+    assert "\x1b[1m" in in_terminal(columns, "--db", str(rotated), *shown).out
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_align_prints_what_it_found(
+    run: Run, rotated: Path, monkeypatch: pytest.MonkeyPatch, already: bool
+) -> None:
+    from signarium.ingest.rotations import run as aligning
+
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    asked = []
+
+    def aligned(path: Path, a: str, b: str, **options: object) -> aligning.AlignReport:
+        asked.append((path, a, b, options))
+        return aligning.AlignReport("align-new", a, b, already, notes=["a note"])
+
+    monkeypatch.setattr(aligning, "align", aligned)
+    arguments = [
+        "align",
+        "alpha",
+        "beta",
+        "--text",
+        "a.txt",
+        "--text",
+        "b",
+        "--sites",
+        "resid_post.0,1",
+        "--no-steer",
+    ]
+    shown = run(*arguments, "--output", "r.npy", "--seed", "3")
+    path, a, b, options = asked[0]
+    assert (path, a, b) == (rotated, "alpha", "beta") and options.pop("progress") is not None
+    assert options == {
+        "text": ["a.txt", "b"], "sites": "resid_post.0,1", "output": Path("r.npy"), "max_tokens": 65_536, "context": 256,
+        "steer": False, "device": "auto", "seed": 3,
+    }  # fmt: skip
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert lines[0].split() == [
+        "site",
+        "as",
+        "is",
+        "mean",
+        "rotation",
+        "linear",
+        "shuffle",
+        "swap",
+        "token",
+        "halves",
+    ]
+    assert len(lines) == 6 and max(map(len, lines)) <= 80 and "\x1b" not in shown.out
+    said = shown.err.splitlines()
+    assert said[0] == "a note" and ("fitted before: nothing was run" in said) is already
+    assert said[-2].startswith("resid_post.0: the rotation explains no more (-0.900)")
+    assert said[-1] == "resid_post.0: 3 of 60 dimensions vary"
+    objects = json.loads(run(*arguments, "--format", "json").out)
+    assert [one["rotation_id"] for one in objects] == [3, 2, 6]
+    assert asked[1][3].pop("progress") is None, "its lines would stand among the objects"
+
+
+def test_sae_commands_say_what_they_made(run: Run, rotated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from signarium.ingest.saes import add, train
+
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    asked: list[tuple[object, ...]] = []
+
+    def trained(path: Path, model: str, site: str, **options: object) -> train.TrainReport:
+        asked.append((path, model, site, options))
+        return train.TrainReport(
+            Path(str(options["output"])), model, site, 480, 800, 200, 0.91234, 33.3, 0.125, notes=["a note"]
+        )
+
+    def added(path: Path, model: str, site: str, file: Path, **options: object) -> add.SaeReport:
+        asked.append((path, model, site, file, options))
+        return add.SaeReport("id", "run", "one", model, site, 480, already=len(asked) > 2)
+
+    monkeypatch.setattr(train, "train_sae", trained)
+    monkeypatch.setattr(add, "add_sae", added)
+    at = ["--site", "resid_post.1"]
+    shown = run(
+        "sae",
+        "train",
+        "alpha",
+        *at,
+        "--text",
+        "a.txt",
+        "--output",
+        "d.safetensors",
+        "--seed",
+        "7",
+        "--l1",
+        "0.01",
+    )
+    options = asked[0][3]
+    assert isinstance(options, dict) and options.pop("progress") is not None
+    assert asked[0][:3] == (rotated, "alpha", "resid_post.1")
+    assert options == {
+        "text": ["a.txt"], "output": Path("d.safetensors"), "seed": 7, "expansion": 8, "steps": 1500, "l1": 0.01,
+        "max_tokens": 65_536, "context": 256, "device": "auto",
+    }  # fmt: skip
+    assert shown.err == "a note\n" and shown.out == (
+        "d.safetensors: 480 directions; on 200 tokens kept aside it explains 0.912 of the variance with 33 firing at a token, "
+        "12.5% never\n"
+    )
+    shown = run("sae", "add", "d.safetensors", "--model", "alpha", *at, "--name", "one")
+    assert asked[1][:4] == (rotated, "alpha", "resid_post.1", Path("d.safetensors"))
+    assert shown.out == f"one: 480 directions of alpha at resid_post.1 are in {rotated}\n"
+    assert run("sae", "add", "d.safetensors", "--model", "alpha", *at).out.endswith("already\n")
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -590,12 +790,15 @@ print("LOADED", sorted(bad & set(sys.modules)), "pyarrow" in sys.modules, file=s
 
 
 @pytest.mark.parametrize(
-    "name", ["sql", "models", "info", "nearest", "state", "show", "find", "neurons", "neuron"]
+    "name",
+    ["sql", "models", "info", "nearest", "state", "show", "find", "neurons", "neuron", "rotations", "saes"],
 )
 def test_reading_starts_without_the_heavy_libraries(catalogue: Made, with_features: Path, name: str) -> None:
     arguments = LISTING.get(name)
-    if name in ("show", "find", "neurons", "neuron"):
+    if name in ("show", "find", "neurons", "neuron", "rotations", "saes"):
         arguments = {
+            "rotations": ["rotations", "list"],
+            "saes": ["sae", "list"],
             "neurons": ["neurons", "list", "--model", DECODER],
             "neuron": ["neurons", "show", "0/4", "--model", DECODER],
             "show": ["features", "show", "1000"],
@@ -613,6 +816,22 @@ def test_reading_starts_without_the_heavy_libraries(catalogue: Made, with_featur
     )
     # `sql` prints what its child process sends: it needs no Arrow.
     assert done.stderr.splitlines()[-1] == f"LOADED [] {name != 'sql'}"
+
+
+@pytest.mark.parametrize("name", ["across", "page", "directions"])
+def test_rotations_start_without_the_heavy_libraries(rotated: Path, name: str) -> None:
+    arguments = {
+        "across": ["nearest", f"state:{twins.BASE}", "--model", "alpha", "--across", "beta"],
+        "page": ["rotations", "show", "alpha", "beta"],
+        "directions": ["nearest", "direction:alpha sae 0/1", "--across", "beta", "--in", "directions"],
+    }[name]
+    done = subprocess.run(
+        [sys.executable, "-c", _LOADED, "--db", str(rotated), *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1] == "LOADED [] True"
 
 
 def test_python_m_signarium(catalogue: Made) -> None:

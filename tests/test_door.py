@@ -36,6 +36,8 @@ CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
     "read": lambda c: c.read("the king", model=DECODER, device="cpu"),
     "neurons": lambda c: c.neurons(model=DECODER),
     "neuron": lambda c: c.neuron("0/4", model=DECODER),
+    "rotations": lambda c: c.rotations(),
+    "saes": lambda c: c.saes(),
     "evidence": lambda c: c.evidence(),
     "models": lambda c: c.models(),
     "runs": lambda c: c.runs(),
@@ -103,6 +105,11 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
         ("neurons list", "neurons"),
         ("neurons show", "neuron"),
         ("flip", "flip"),
+        ("align", "align"),
+        ("rotations list", "rotations"),
+        ("sae train", "train_sae"),
+        ("sae add", "add_sae"),
+        ("sae list", "saes"),
         ("evidence", "evidence"),
     ],
 )
@@ -117,7 +124,9 @@ def test_methods_have_the_options_of_the_command(command: str, method: str) -> N
         assert isinstance(found, click.Group)
         found = found.commands[name]
     options = {one.name: one.default for one in found.params}
-    assert set(parameters) - {"self", "progress"} == set(options) - {"format_", "output"}
+    # Of these it is no place for what is printed.
+    printed = {"format_"} if command in ("align", "sae train") else {"format_", "output"}
+    assert set(parameters) - {"self", "progress"} == set(options) - printed
     for name, default in options.items():
         if name not in ("format_", "output", "query") and isinstance(default, (str, int, float)):
             assert parameters[name].default == default, name

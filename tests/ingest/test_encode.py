@@ -12,9 +12,10 @@ from digest import codes, rows
 
 import signarium
 from signarium.catalog import store
+from signarium.catalog.codes import pack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
 from signarium.ingest import encode
-from signarium.ingest.encode import encode_text, recheck, site_mean
+from signarium.ingest.encode import encode_state, encode_text, recheck, site_mean
 
 CONTEXT = 32
 SITES = ("embed", "resid_post.1", "k.1")
@@ -56,6 +57,25 @@ def test_free_text_has_the_code_of_the_state_that_it_is(home: Path) -> None:
                 assert found.n_tokens == CONTEXT
                 assert found.token.strip() == stored[expected][1].strip()
                 assert found.code.tobytes() == stored[expected][0], (site, centre, position)
+
+
+def test_floats_of_a_text_are_what_its_code_has_the_signs_of(home: Path) -> None:
+    path = home / "c.duckdb"
+    (text,) = rows(path, "SELECT text FROM documents WHERE chunk = 0")[0]
+    for site in SITES:
+        for position in (None, 0, 5, -1):
+            state = encode_state(path, "model", site, text, position, "cpu")
+            code = encode_text(path, "model", site, "zero", text, position, "cpu")
+            assert state.floats.dtype == np.float64 and state.floats.ndim == 1
+            assert np.array_equal(pack(state.floats), code.code)
+            assert (state.token, state.position, state.n_tokens) == (code.token, code.position, code.n_tokens)
+            centred = encode_text(path, "model", site, "mean", text, position, "cpu")
+            shift = site_mean(path, "model", site).astype(np.float32)
+            assert np.array_equal(pack(state.floats - shift), centred.code)
+    with pytest.raises(InvalidInput, match="holds no token"):
+        encode_state(path, "model", "embed", "", None, "cpu")
+    with pytest.raises(InvalidInput, match="--position 99"):
+        encode_state(path, "model", "embed", text, 99, "cpu")
 
 
 @pytest.mark.parametrize("position", [CONTEXT, -CONTEXT - 1, 10_000])

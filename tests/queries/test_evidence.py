@@ -24,7 +24,7 @@ def c(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> signarium.Ca
     shutil.copy(catalogue.path, path)
     values = ", ".join(
         f"('{claim}', 'Bag of Dims', '{text}', 'auc_agreement', {published}, '{model}', {value}, '{control}', {figure}, "
-        f"'{verdict}', 'resid_post.1', 'zero')"
+        f"'{verdict}', 'resid_post.1', 'zero', NULL::VARCHAR)"
         for claim, text, published, model, value, control, figure, verdict in (
             ("2", "Bits are independent", "0.0051", ENCODER, "0.00012", "rotated", "NULL", "not measured"),
             ("1", CLAIM, "0.98", DECODER, "0.97123", "rotated", "0.9698", "does not survive"),
@@ -43,7 +43,7 @@ def c(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> signarium.Ca
 
 def _ordered(columns: str) -> str:
     """The columns as the values above have them, all of them the view's."""
-    mine = "claim_id, source, claim, metric, published, model, value, control, control_value, verdict, site, centre"
+    mine = "claim_id, source, claim, metric, published, model, value, control, control_value, verdict, site, centre, from_model"
     assert sorted(mine.split(", ")) == sorted(columns.split(", "))
     return mine
 
@@ -72,6 +72,19 @@ def test_the_published_range_comes_first(c: signarium.Catalogue, tmp_path: Path)
     for width in (120, None):
         text = evidence.page(table, width)
         assert text.index("the published") < text.index("random anchors") < text.index("rotated")
+
+
+@pytest.mark.parametrize("model", [None, DECODER])
+def test_a_pair_is_named(c: signarium.Catalogue, tmp_path: Path, model: str | None) -> None:
+    path = tmp_path / "c.duckdb"
+    shutil.copy(c.path, path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            "CREATE TABLE one AS SELECT * FROM evidence; CREATE OR REPLACE VIEW evidence AS SELECT * FROM one UNION ALL "
+            "SELECT * REPLACE ('13' AS claim_id, 'encoder' AS from_model, 0.5 AS value) FROM one WHERE claim_id = '1'"
+        )
+    text = evidence.page(signarium.open(path).evidence(model), 120)
+    assert "encoder → decoder" in text and "decoder decoder" not in text
 
 
 def test_the_view_of_the_catalogue_is_read(catalogue: Made) -> None:

@@ -281,7 +281,7 @@ def test_a_card_as_json(c: signarium.Catalogue, rows: list[featured.Row]) -> Non
     parts = json.loads(json_text(c.feature(rows[0].feature_id).parts()))
     assert list(parts) == [
         *("feature", "members", "types", "states", "measurements", "histogram"),
-        *("writers", "chance", "coalitions", "projections", "flips", "flip_runs"),
+        *("writers", "chance", "coalitions", "projections", "flips", "flip_runs", "carried"),
     ]
     assert parts["feature"]["mask"] == np.packbits(rows[0].mask).tobytes().hex()
 
