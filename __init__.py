@@ -365,7 +365,7 @@ class Catalogue:
         output: str | Path | None = None,
         max_tokens: int = 65_536,
         context: int = 256,
-        steer: bool = True,
+        steer: bool | str = True,
         device: str = "auto",
         seed: int = 0,
         progress: Progress | None = None,
@@ -374,7 +374,8 @@ class Catalogue:
 
         The models are of one width and have one tokenizer. `text` are paths as for `ingest`, of which `max_tokens` tokens
         count in windows of `context`; `sites` is a text such as `resid_post.8,16`. `output` names a file for the matrices
-        (.npy, one a site); without `steer` no direction is tried. Afterwards `.nearest(..., across=)` searches one model with
+        (.npy, one a site); directions are tried at the middle one, or
+        at the one that `steer` names, or nowhere if it is False. Afterwards `.nearest(..., across=)` searches one model with
         the other's items, and `.rotation(...)` has the numbers. The same call again does nothing, and one that was cut short
         is gone on with.
 
@@ -488,11 +489,14 @@ class Catalogue:
         """The view `saes`, by model, site and name."""
         return self._rows("saes", model)
 
-    def evidence(self, model: str | None = None) -> pa.Table:
-        """The view `evidence`, claim by claim: published, here, its control, and whether it survives."""
+    def evidence(self, model: str | None = None, *, measured: bool = False) -> pa.Table:
+        """The view `evidence`, claim by claim: published, here, its control, and whether it survives.
+
+        With `measured`, only the claims that were.
+        """
         from .queries.evidence import rows
 
-        return rows(self.path, model)
+        return rows(self.path, model, measured)
 
     def models(self) -> pa.Table:
         """The view `models`, by name."""

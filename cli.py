@@ -772,11 +772,9 @@ _device_option = click.option("--device", default="auto", show_default=True, hel
 @_tokens_option
 @_context_option
 @click.option(
-    "--steer/--no-steer",
-    default=True,
-    show_default=True,
-    help="Try directions of A on B, at the middle site.",
+    "--steer", metavar="SITE", help="Where directions of A are tried on B.  [default: the middle site]"
 )
+@click.option("--no-steer", is_flag=True, help="Try no directions.")
 @_device_option
 @click.option(
     "--seed",
@@ -796,8 +794,9 @@ _device_option = click.option("--device", default="auto", show_default=True, hel
 )
 @click.pass_obj
 def align_command(
-    db: Path, model_a: str, model_b: str, text: tuple[str, ...], format_: str, **options: Any
-) -> None:
+    db: Path, model_a: str, model_b: str, text: tuple[str, ...], format_: str, steer: str | None, no_steer: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Fit the rotation from model A to model B of one width at each site, and store it with its controls.
 
     Both models run over the same text; the rotation is fitted on some of its documents and scored on others. What is
@@ -817,8 +816,9 @@ def align_command(
         # Without a terminal progress goes to stdout, and there it would stand among the objects.
         heard = sys.stderr.isatty() or format_ == "table"
         report = _open(db).align(
-            model_a, model_b, text=list(text), progress=display if heard else None, **options
-        )
+            model_a, model_b, text=list(text), steer=False if no_steer else steer or True,
+            progress=display if heard else None, **options,
+        )  # fmt: skip
     for note in report.notes:
         _say(note)
     if report.already:
@@ -967,20 +967,23 @@ def sae_add(db: Path, file: Path, model: str, site: str, name: str | None) -> No
 
 @cli.command()
 @model_option
+@click.option("--measured", is_flag=True, help="Only claims that were measured here.")
 @output_options
 @click.pass_obj
-def evidence(db: Path, model: str | None, format_: str, output: Path | None) -> None:
+def evidence(db: Path, model: str | None, measured: bool, format_: str, output: Path | None) -> None:
     """Claim by claim: the published figure, the one here, its control, and whether the claim survives."""
     from .queries.evidence import page
 
     _check_format(format_, output)
-    table = _open(db).evidence(model)
+    table = _open(db).evidence(model, measured=measured)
     if format_ == "table":
         on_screen = output is None
         _write(page(table, _width() if on_screen else None, on_screen and _color()), output)
     else:
         _print(table, format_, output)
-    if not table.num_rows:
+    if not table.num_rows and measured:
+        _say("nothing was measured yet: `signarium ingest`, `flip` and `align` do")
+    elif not table.num_rows:
         _say("no claims: random weights are a control, and stand beside the figures of the model itself")
     rows = table.select(["model", "value", "control", "verdict"]).to_pylist()
     alone = {

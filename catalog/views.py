@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import claims
-from .ids import NEURON_BITS
+from .ids import NEURON_BITS, PLACE_BITS
 
 
 @dataclass(frozen=True)
@@ -352,6 +352,21 @@ WHERE cs.subject = 'neuron'""",
 {_FROM_CODES}
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = c.item
 WHERE cs.subject = 'unembedding'""",
+    ),
+    View(
+        "directions",
+        "One row a direction of a dictionary's decoder: what a feature of a sparse autoencoder writes.",
+        {
+            "sae_id": "see `saes`",
+            **_SITE,
+            "name": "of the dictionary",
+            "feature": "row of its decoder, from 0",
+            **_NORM,
+        },
+        f"""SELECT x.sae_id, m.name AS model, s.name AS site, x.name, (c.item & {(1 << PLACE_BITS) - 1})::INTEGER AS feature,
+  c.norm, c.code
+{_FROM_CODES} JOIN sae x ON x.run_id = cs.run_id AND x.site_id = cs.site_id
+WHERE cs.subject = 'direction'""",
     ),
     View(
         "writers",

@@ -103,6 +103,8 @@ def _carried(
     centre_a: NDArray[np.float64] | None,
     centre_b: NDArray[np.float64] | None,
 ) -> codes.Codes | Pattern:
+    if start.carried is not None:
+        return start.carried
     if start.pattern is not None:
         return Pattern(*carry.carry_pattern(start.pattern.mask, start.pattern.polarity, rotation))
     if start.direction is not None:

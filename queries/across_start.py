@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..catalog import codes
 from ..catalog.errors import InvalidInput, NotFound, SignariumError
 from .masked import Pattern
@@ -44,7 +46,8 @@ class Asked:
 class Start:
     """A query of A, looked up: the rotation that it goes through, and where it lies.
 
-    `code` is a state's, `pattern` a feature's, `direction` a direction's; none of a free text.
+    `code` is a state's, `pattern` a feature's, `direction` a direction's; none of a free text. `carried` is the feature
+    of B that `align` made of it, if it did.
     """
 
     found: Found
@@ -56,6 +59,7 @@ class Start:
     pattern: Pattern | None = None
     direction: codes.Codes | None = None
     both: bool = False
+    carried: Pattern | None = None
 
 
 def start_in(
@@ -166,7 +170,13 @@ def _feature(
         )
     found = at_site(_rotations(connection, one.model, asked.across), one.site)
     place = Place(one.model, one.site, one.centre, one.basis, one.width)
-    return Start(found, place, feature_words(one), "types", one.centre, pattern=one.pattern)
+    row = connection.execute(
+        "SELECT f.mask, f.polarity FROM carried_row c JOIN feature_row f USING (feature_id) WHERE c.rotation_id = ? "
+        "AND c.source_feature_id = ?",
+        [found.rotation_id, one.feature_id],
+    ).fetchone()
+    carried = None if row is None else Pattern(*(np.frombuffer(part, np.uint8) for part in row))
+    return Start(found, place, feature_words(one), "types", one.centre, pattern=one.pattern, carried=carried)
 
 
 def _direction(

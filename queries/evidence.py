@@ -27,7 +27,7 @@ _FIRST = "the published range"
 """Before the other controls of a figure comes the figure itself beside what was published."""
 
 
-def rows(path: Path, model: str | None = None) -> pa.Table:
+def rows(path: Path, model: str | None = None, measured: bool = False) -> pa.Table:
     """The view `evidence`, of one model if given, in order of (claim_id, model, from_model, centre, control), the published range
     before other controls.
 
@@ -35,9 +35,9 @@ def rows(path: Path, model: str | None = None) -> pa.Table:
         NotFound: if there is no such model.
     """
     with store.reading(path) as connection:
-        condition, values = "", []
+        condition, values = " WHERE value IS NOT NULL" if measured else " WHERE true", []
         if model is not None:
-            condition, values = " WHERE model = ?", [one_model(connection, model)]
+            condition, values = f"{condition} AND model = ?", [one_model(connection, model)]
         return connection.execute(
             f"SELECT * FROM evidence{condition} "
             # Of 1.2, 9.1 and 10.1 in that order.
@@ -93,7 +93,7 @@ def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
         groups.setdefault(key, []).append(row)
     blocks: list[list[list[str]]] = []
     claims: list[tuple[str, str]] = []
-    for (claim_id, *_), rows_ in sorted(groups.items()):
+    for (claim_id, *_), rows_ in groups.items():
         new = not claims or claims[-1][0] != claim_id
         claims.append((claim_id, _cell(rows_[0]["claim"]) if new else ""))
         block: list[list[str]] = [

@@ -69,7 +69,7 @@ def show(path: Path, model_a: str, model_b: str, site: str | None = None) -> Rot
             row,
             table(
                 f"SELECT {columns} FROM rotations x JOIN sites s ON s.model = x.model_a AND s.site = x.site_a "
-                "WHERE x.run_id = ? AND x.rotation_id <> ? ORDER BY s.point, s.layer, x.site_b",
+                "WHERE x.run_id = ? AND x.rotation_id <> ? ORDER BY s.point = 'final_norm', s.layer NULLS FIRST, s.point, x.site_b",
                 run_id,
                 one.rotation_id,
             ),

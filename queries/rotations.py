@@ -81,7 +81,7 @@ def rows(path: Path, model: str | None = None, run_id: str | None = None) -> pa.
         return connection.execute(
             f"SELECT {', '.join(f'x.{one}' for one in COLUMNS)} FROM rotations x JOIN run r USING (run_id) "
             f"JOIN sites s ON s.model = x.model_a AND s.site = x.site_a WHERE {condition} "
-            "ORDER BY x.model_a, x.model_b, s.point, s.layer, x.site_b, r.started_at, x.rotation_id",
+            "ORDER BY x.model_a, x.model_b, s.point = 'final_norm', s.layer NULLS FIRST, s.point, x.site_b, r.started_at, x.rotation_id",
             values,
         ).to_arrow_table()
 

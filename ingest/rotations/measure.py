@@ -208,6 +208,15 @@ def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int)
     for control, matrix in matrices.items():
         statistics = haar.statistics(matrix)
         p_values = reference.p_values(statistics)
+        # A share, so that models of different widths compare; 1 for a rotation without a trace.
+        share = statistics["frobenius_from_identity"] / math.sqrt(2 * width)
+        spread = float(reference.draws["frobenius_from_identity"].std(ddof=1)) / math.sqrt(2 * width)
+        figures.append(
+            Figure(
+                site_id, "rotation", model_a, "distance_from_identity", control, "in_sample", share, n, seed,
+                None if control == "none" else spread,
+            )
+        )  # fmt: skip
         p_control = "p_value" if control == "none" else f"p_value_{control}"
         for metric, value in statistics.items():
             # What another rotation would have given by chance: the control is one of many.

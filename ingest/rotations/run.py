@@ -267,7 +267,7 @@ def _report(connection: duckdb.DuckDBPyConnection, run_id: str) -> list[SiteRota
         "SELECT r.rotation_id, r.site_b, r.ev_identity, r.ev_mean_shift, r.ev_rotation, r.ev_affine, r.ev_shuffled, "
         "r.ev_token_mean, r.halves_agreement, r.rank_warning FROM rotations r JOIN site s ON s.name = r.site_b "
         "JOIN model m ON m.model_id = s.model_id AND m.name = r.model_b WHERE r.run_id = ? "
-        "ORDER BY s.layer NULLS FIRST, s.point, s.name",
+        "ORDER BY s.point = 'final_norm', s.layer NULLS FIRST, s.point, s.name",
         [run_id],
     ).fetchall()
     return [SiteRotation(*row) for row in rows]

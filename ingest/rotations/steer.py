@@ -341,6 +341,29 @@ def figures(steered: Sequence[Steered]) -> list[tuple[str, str, float, int, floa
         value = float(np.mean([one.target_change for one in some]))
         control = "none" if arm == "rotated" else arm
         found.append((METRIC, control, value, sum(one.n for one in some), _clustered(paired)))
+    return found + _divergences(rows, directions)
+
+
+def _divergences(
+    rows: Mapping[tuple[str, str], Steered], directions: Sequence[str]
+) -> list[tuple[str, str, float, int, float | None]]:
+    """`steering_kl_ratio`: the divergence that A's direction causes in B as it is by that which it causes in A, mean over
+    directions; the cited paper's measure of transfer. Beside it the same with a random direction, and rotated. Errors
+    are over directions; None with one."""
+    ratios = {
+        arm: np.array(
+            [rows[one, arm].kl / rows[one, "source"].kl for one in directions if rows[one, "source"].kl > 0]
+        )
+        for arm in ("as_is", "random", "rotated")
+    }
+    found = list[tuple[str, str, float, int, float | None]]()
+    for arm, values in ratios.items():
+        if not len(values):
+            continue
+        of = values if arm == "as_is" else ratios["as_is"] - values
+        error = float(of.std(ddof=1) / np.sqrt(len(of))) if len(of) > 1 else None
+        control = "none" if arm == "as_is" else arm
+        found.append(("steering_kl_ratio", control, float(values.mean()), len(values), error))
     return found
 
 

@@ -130,14 +130,18 @@ def test_types_and_codes(made: Twins, c: signarium.Catalogue) -> None:
 
 
 def test_a_feature_is_carried_as_a_direction(made: Twins, c: signarium.Catalogue) -> None:
+    """By what was made of it in B, where it was; else by its signs times A's deviations, through the rotation."""
     site = SITES[1]
     r = made.rotations[site]
     value = (np.where(made.mask, 2.0 * made.polarity - 1, 0) * r.std_a) @ r.matrix.astype(np.float64)
     kept = np.argsort(-np.abs(value) / r.std_b, kind="stable")[:12]
-    x = made.types[BETA, site] - made.types[BETA, site].mean(0)
+    x = made.types[BETA, site]
     wrong = ((x[:, kept] > 0) != (value[kept] > 0)).sum(1)
+    answer = c.nearest(f"feature:{twins.DIRECTED}", across=BETA, k=ALL, within="types", centre="zero")
+    assert answered(answer) == sorted((int(d), i) for i, d in enumerate(wrong))
     answer = c.nearest(f"feature:{twins.FEATURE}", across=BETA, k=ALL)
     assert answer.target.view == "types" and answer.target.centre == "mean"
+    wrong = (((x - x.mean(0)) > 0) != made.polarity)[:, made.mask.astype(bool)].sum(1)
     assert answered(answer) == sorted((int(d), i) for i, d in enumerate(wrong))
     assert "searched feature 1000, animal: 12 dimensions, of alpha at resid_post.1" in nearest.summary(answer)
     for within in ("states", "neurons", "unembedding", "directions"):

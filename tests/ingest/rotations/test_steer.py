@@ -478,6 +478,27 @@ def test_figures_stand_at_one_dose_beside_their_controls() -> None:
     assert figures([one for one in rows if one.dose == 4.0]) == []
 
 
+def test_the_ratio_of_divergences() -> None:
+    """As the cited paper measures transfer: what a direction does to B as it is, by what it does to A."""
+    kl = {
+        "source": (1.0, 2.0),
+        "as_is": (3.0, 4.0),
+        "random": (1.0, 1.0),
+        "rotated": (1.0, 2.0),
+        "own": (9.0, 9.0),
+    }
+    rows = [
+        replace(row(name, arm, 2.0, [1.0, 2.0], [0, 1]), kl=kl[arm][place])
+        for place, name in enumerate("xy")
+        for arm in ARMS
+    ]
+    found = {control: rest for metric, control, *rest in figures(rows) if metric == "steering_kl_ratio"}
+    assert found["none"] == [pytest.approx(2.5), 2, pytest.approx(0.5)]
+    assert found["random"][:2] == [pytest.approx(0.75), 2]
+    assert found["random"][2] == pytest.approx(np.std([2.0, 1.5], ddof=1) / 2**0.5)
+    assert found["rotated"][:2] == [pytest.approx(1.0), 2]
+
+
 def test_directions_that_share_windows_are_not_independent() -> None:
     values = [3.0, 5.0, 4.0, 8.0]
     once = [row("x", arm, 2.0, values, [1, 2, 3, 4]) for arm in ARMS]
