@@ -7,7 +7,7 @@ DEMO   := build/demo
 # SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
 DEMO_TOKENS ?= 20000
 
-.PHONY: help setup demo test test-gpu lint docs bench clean
+.PHONY: help setup demo test test-gpu lint docs family bench clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -59,6 +59,9 @@ lint: setup      ## style, types, import rules, generated references
 
 docs: setup      ## write the generated references
 	$(BIN)/python docs/make.py
+
+family: setup    ## what rotations between the seeds of the toy family carry: the table in the README (about half an hour on 2 cores)
+	$(BIN)/python benchmarks/family.py
 
 bench: setup     ## what the README claims about speed, measured here
 	$(BIN)/python benchmarks/run.py

@@ -121,7 +121,7 @@ _HAAR = Control("Haar matrix in its place", "haar:%", "above")
 
 
 def _linear(bound: float) -> Control:
-    return Control("any linear map", "affine", "near", bound=bound)
+    return Control("any linear map", "affine", "within", bound=bound)
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -328,17 +328,17 @@ CLAIMS: tuple[Claim, ...] = (
         "0.20 to 0.48 (in sample, by a replication)", "rotation_ev",
         (
             _SHUFFLED_PAIRS,
-            Control("token types exchanged", "types_exchanged", "above"),
+            Control("token types exchanged", "types_exchanged:%", "above"),
             _MEAN_SHIFT,
             Control("nothing done", "identity", "above"),
             Control("the token alone, no other model", "token_mean", "above"),
             Control("signed permutation", "permutation", "above"),
-            _linear(0.05),
+            _linear(0.1),
         ),
     ),
     _carried(
         "11.2", "section 2", "the same, at tokens that the fit never saw", "not run", "rotation_ev_unseen",
-        (_SHUFFLED_PAIRS, _MEAN_SHIFT, _linear(0.05)),
+        (_SHUFFLED_PAIRS, _MEAN_SHIFT, _linear(0.1)),
     ),
     _carried(
         "11.3", "section 2", "the rotation is determined: agreement of two fitted on disjoint halves", "not run",
@@ -346,7 +346,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _carried(
         "11.4", "section 2", "carried sign codes are this model's own: share of bits, about the mean", "not run",
-        "code_agreement", (_SHUFFLED_PAIRS, _AS_IS, _MEAN_SHIFT, _HAAR, Control("from signs alone", "signs_alone", "near", bound=0.05)),
+        "code_agreement", (_SHUFFLED_PAIRS, _AS_IS, _MEAN_SHIFT, _HAAR),
     ),
     _carried(
         "11.5", "section 2", "a carried code is nearest to the state of its own place in the text: share", "not run",
@@ -355,30 +355,30 @@ CLAIMS: tuple[Claim, ...] = (
             Control("the token alone", "token_identity", "above"),
             _SHUFFLED_PAIRS,
             _MEAN_SHIFT,
-            Control("from signs alone", "signs_alone", "near", bound=0.05),
+            Control("from signs alone", "signs_alone", "within", bound=0.2),
         ),
     ),
     _carried(
         "12.1", "sections 3, 7", "the other's dictionary reconstructs these states, rotated: explained variance",
-        "0.85 to 0.99", "sae_ev",
+        "0.85 to 0.99 (about one mean for all dimensions)", "sae_ev",
         (
+            Control("the published range, about one mean", "none", "reaches", "sae_ev_scalar", bound=0.85),
+            Control("as it is fails, about one mean", "as_is", "stays", "sae_ev_scalar", bound=0.75),
             _AS_IS,
             _MEAN_SHIFT,
             Control("noise of its own moments", "gaussian", "above"),
             Control("noise of these moments, rotated", "gaussian_b", "above"),
             Control("Haar matrix in its place", "random_rotation", "above"),
-            Control("its own states", "self", "near", bound=0.05),
+            Control("its own states", "self", "within", bound=0.1),
         ),
-        bound=0.85,
     ),
     _carried(
         "12.2", "section 6", "decoders of two models match: mean cosine to the nearest", "0.89 to 0.93", "decoder_cosine",
         (
             Control("independent dictionary seeds", "independent_seed", "reaches", bound=0.89),
-            Control("untrained, one seed", "untrained_shared", "above"),
             Control("random directions", "random", "above"),
         ),
-        bound=0.89,
+        bound=0.89, split="in_sample",
     ),
     _carried(
         "12.3", "section 6", "the same with independent seeds, one of them rotated", "not run", "decoder_cosine_rotated",
@@ -387,10 +387,11 @@ CLAIMS: tuple[Claim, ...] = (
             Control("untrained", "untrained_independent", "above"),
             Control("random directions", "random", "above"),
         ),
+        split="in_sample",
     ),
     _carried(
         "12.4", "section 8", "the other's features fire together on rotated states: mean correlation", "0.25 to 0.44",
-        "firing_correlation", (_AS_IS, _MEAN_SHIFT, Control("shuffled tokens", "shuffled", "above"), _linear(0.05)), bound=0.25,
+        "firing_correlation", (_AS_IS, _MEAN_SHIFT, Control("shuffled tokens", "shuffled", "above"), _linear(0.2)), bound=0.25,
     ),
     _carried(
         "13.1", "section 9", "a steering direction works here once rotated: change of its logits", "not run", "steering_target",
@@ -406,20 +407,20 @@ CLAIMS: tuple[Claim, ...] = (
         "steering_kl_ratio", (Control("random direction, same norm", "random", "above"),), bound=1.8,
     ),
     _carried(
-        "14.1", "section 7", "the rotation is as far from none as a random one: |R - I| / sqrt(2 width)",
+        "14.1", "section 7", "its distance from none tells the rotation from that of unrelated data: |R - I| / sqrt(2 width)",
         "1.00 (width 512), 0.83 to 0.99 (toy)", "distance_from_identity",
         (
             Control("fitted on shuffled pairs", "unrelated", "below"),
             Control("a cyclic shift of dimensions", "cyclic_shift", "below"),
         ),
-        bound=0.83, split="in_sample",
+        split="in_sample",
     ),
     _carried(
-        "14.2", "section 7", "its angles are those of a Haar matrix: KS distance", "0.0027 (pooled)", "ks_distance",
+        "14.2", "section 7", "its angles tell it from that of unrelated data: KS distance from a Haar matrix's",
+        "0.0027 (pooled)", "ks_distance",
         (
-            Control("p-value, calibrated", "p_value", "reaches", bound=0.05),
-            Control("fitted on shuffled pairs", "unrelated", "below"),
-            Control("a cyclic shift of dimensions", "cyclic_shift", "below"),
+            Control("fitted on shuffled pairs", "unrelated", "above"),
+            Control("a cyclic shift of dimensions", "cyclic_shift", "above"),
         ),
         split="in_sample",
     ),
@@ -427,6 +428,8 @@ CLAIMS: tuple[Claim, ...] = (
         "15.1", "section 15", "sign prototypes of the other read these states, rotated back: mean AUC", "not run",
         "prototype_auc",
         (
+            Control("at chance before: as it is", "as_is", "stays", bound=0.55),
+            Control("at chance before: the mean moved", "mean_shift", "stays", bound=0.55),
             _AS_IS,
             _MEAN_SHIFT,
             _SHUFFLED_PAIRS,
@@ -491,7 +494,7 @@ figure AS (SELECT m.name AS model, s.name AS site, s.point, x.subject, x.subject
   FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id) JOIN run r USING (run_id)
   WHERE x.subject <> 'feature'
   QUALIFY row_number() OVER (PARTITION BY x.site_id, x.subject, x.subject_id, x.metric, x.control, x.split
-    ORDER BY own, x.n DESC, r.started_at DESC, x.run_id) = 1),
+    ORDER BY own, CASE x.subject WHEN 'rotation' THEN 0 ELSE x.n END DESC, r.started_at DESC, x.run_id) = 1),
 swept AS (SELECT model, subject_id AS centre, site FROM figure WHERE metric = 'layer_sweep_auc' AND control = 'none'
   QUALIFY row_number() OVER (PARTITION BY model, subject_id ORDER BY own, started_at DESC, site) = 1),
 mixed AS (SELECT a.name AS model, min(b.name) AS twin FROM model a JOIN model b ON b.random_init_seed IS NOT NULL
@@ -505,7 +508,7 @@ place AS (SELECT c.*, f.subject_id, f.model, f.site, f.value, f.std_error, t.twi
   LEFT JOIN mixed t ON t.model = f.model
   WHERE (c.point <> 'resid_post' OR c.everywhere OR (f.model, c.centre, f.site) IN (SELECT (model, centre, site) FROM swept)
       OR NOT EXISTS (SELECT 1 FROM swept w WHERE w.model = f.model AND w.centre = c.centre))
-    AND f.model IN (SELECT name FROM model WHERE random_init_seed IS NULL)),
+    AND (c.subject = 'rotation' OR f.model IN (SELECT name FROM model WHERE random_init_seed IS NULL))),
 beside AS (SELECT p.claim_order, p.control_order, p.subject_id, p.model, p.site, avg(g.value) AS value, avg(g.std_error) AS std_error,
     coalesce(stddev_samp(g.value), 0) * sqrt(1 + 1.0 / count(*)) AS spread
   FROM place p JOIN figure g ON g.site = p.site
@@ -521,8 +524,10 @@ judged AS (SELECT p.claim_order, p.control_order, p.claim_id, p.source, p.claim,
       WHEN any_value(p.point) = '*' THEN 'mean of ' || count(DISTINCT p.site) || ' sites'
       ELSE any_value(p.point) || ', mean of ' || count(DISTINCT p.site) END AS site,
     coalesce(avg(p.value) FILTER (b.value IS NOT NULL), avg(p.value)) AS value,
-    sqrt(avg(p.std_error * p.std_error) / count(*)) AS value_error, avg(b.value) AS control_value,
-    sqrt(avg(coalesce(b.std_error, 0) ** 2 + b.spread ** 2) / count(*)) AS control_error
+    sqrt(avg(p.std_error * p.std_error) / CASE any_value(p.point) WHEN '*' THEN 1 ELSE count(*) END) AS value_error,
+    avg(b.value) AS control_value,
+    sqrt(avg(coalesce(b.std_error, 0) ** 2 + b.spread ** 2) / CASE any_value(p.point) WHEN '*' THEN 1 ELSE count(*) END)
+      AS control_error
   FROM place p LEFT JOIN beside b USING (claim_order, control_order, subject_id, model, site)
   GROUP BY ALL),
 missing AS (SELECT c.claim_order, c.control_order, c.claim_id, c.source, c.claim, c.metric, c.published, m.name AS model, c.centre,

@@ -315,7 +315,15 @@ flip_row = _bulk(
 
 rotation_row = _bulk(
     "rotation_row",
-    optional=("ev_permutation", "ev_exchanged", "ev_unseen", "halves_agreement", "rank_warning"),
+    optional=(
+        "ev_permutation",
+        "ev_exchanged",
+        "ev_exchanged_error",
+        "ev_shuffled_error",
+        "ev_unseen",
+        "halves_agreement",
+        "rank_warning",
+    ),
     rotation_id=BigInteger,
     run_id=String,
     site_a_id=String,
@@ -332,6 +340,8 @@ rotation_row = _bulk(
     ev_permutation=Double,
     ev_shuffled=Double,
     ev_exchanged=Double,
+    ev_exchanged_error=Double,
+    ev_shuffled_error=Double,
     ev_unseen=Double,
     ev_token_mean=Double,
     scale=Double,

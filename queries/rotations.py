@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..catalog import carry, store, views
+from ..catalog.claims import Z_95
 from ..catalog.errors import InvalidInput, NotFound
 from .models import one_model
 from .target import middle
@@ -34,6 +35,8 @@ class Found:
     ev_rotation: float
     ev_shuffled: float
     ev_exchanged: float | None
+    ev_shuffled_error: float | None
+    ev_exchanged_error: float | None
     rank_warning: str | None
     inverse: bool
 
@@ -41,12 +44,17 @@ class Found:
     def explains(self) -> bool:
         """Whether it explains more of held-out states than its nulls: one fitted on shuffled pairs, and what unrelated
         models of one tokenizer would reach, whose types were exchanged."""
-        return beats_nulls(self.ev_rotation, self.ev_shuffled, self.ev_exchanged)
+        return beats(self.ev_rotation, self.ev_shuffled, self.ev_shuffled_error) and beats(
+            self.ev_rotation, self.ev_exchanged, self.ev_exchanged_error
+        )
 
 
-def beats_nulls(ev: float, *nulls: float | None) -> bool:
-    """Whether an explained variance is above each of the nulls that are known."""
-    return all(ev > null for null in nulls if null is not None and null == null)
+def beats(ev: float, null: float | None, error: float | None) -> bool:
+    """Whether an explained variance is above a null by more than chance, one-sided 5%; so is any above one not known.
+
+    `error` is the standard error of the difference.
+    """
+    return null is None or null != null or ev - null > Z_95 * (error or 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +100,8 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
     One that is stored the other way counts, turned back, where there is none of this way.
     """
     stored = connection.execute(
-        "SELECT x.rotation_id, m.name, n.name, s.name, t.name, x.width, x.ev_rotation, x.ev_shuffled, x.ev_exchanged, x.rank_warning, "
+        "SELECT x.rotation_id, m.name, n.name, s.name, t.name, x.width, x.ev_rotation, x.ev_shuffled, x.ev_exchanged, "
+        "x.ev_shuffled_error, x.ev_exchanged_error, x.rank_warning, "
         "s.point, s.layer, t.point, t.layer FROM rotation_row x JOIN run r USING (run_id) "
         "JOIN site s ON s.site_id = x.site_a_id JOIN model m ON m.model_id = s.model_id "
         "JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id "
@@ -105,14 +114,16 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
         for row in stored:
             if (row[1] != model_a) is not inverse:
                 continue
-            ident, _, _, site_a, site_b, *rest = row[:10]
-            width, ev, shuffled, exchanged, warning = rest
-            point, layer = row[10:12]
+            ident, _, _, site_a, site_b, *rest = row[:12]
+            width, ev, shuffled, exchanged, shuffled_error, exchanged_error, warning = rest
+            point, layer = row[12:14]
             if inverse:
                 site_a, site_b = site_b, site_a
-                point, layer = row[12:14]
-            figures = (ev, shuffled, exchanged, warning, inverse)
-            one = Found(ident, model_a, model_b, site_a, site_b, width, *figures)
+                point, layer = row[14:16]
+            one = Found(
+                ident, model_a, model_b, site_a, site_b, width, ev, shuffled, exchanged, shuffled_error, exchanged_error,
+                warning, inverse,
+            )  # fmt: skip
             found.setdefault(site_a, ((point, layer or 0), one))
     return [one for _, one in sorted(found.values(), key=lambda pair: pair[0])]
 
@@ -252,7 +263,7 @@ def warnings(table: pa.Table) -> list[str]:
     for row in table.to_pylist():
         nulls = {"one fitted on shuffled pairs": "ev_shuffled", "with token types exchanged": "ev_exchanged"}
         for null, name in nulls.items():
-            if not beats_nulls(row["ev_rotation"], row[name]):
+            if not beats(row["ev_rotation"], row[name], row[f"{name}_error"]):
                 lines.append(
                     f"{sites_of(row)}: the rotation explains no more ({row['ev_rotation']:.3f}) than {null} ({row[name]:.3f})"
                 )

@@ -241,7 +241,7 @@ def add_rotation(
         "rotation_id": ident, "run_id": run_id, "site_a_id": f"{a}/{site}", "site_b_id": f"{b}/{site}", "width": WIDTH,
         "n_fit": 40_000, "n_validation": 5_000, "n_test": 20_000, "ev_identity": -0.9, "ev_mean_shift": 0.02,
         "ev_rotation": 0.75, "ev_scaled": 0.76, "ev_affine": 0.9, "ev_permutation": 0.05, "ev_shuffled": -0.8,
-        "ev_exchanged": 0.1,
+        "ev_exchanged": 0.1, "ev_exchanged_error": 0.05, "ev_shuffled_error": 0.02,
         "ev_unseen": 0.7, "ev_token_mean": 0.4, "scale": 0.9, "ridge": 0.01, "effective_rank_a": 50.0,
         "effective_rank_b": 49.0, "halves_agreement": 0.97, "frobenius_from_identity": 10.9, "rank_warning": None,
     } | figures  # fmt: skip
@@ -249,7 +249,7 @@ def add_rotation(
         row[name] = getattr(rotation, name).astype("<f4").tobytes()
     kinds = {
         "rank_warning": pa.string(),
-        **dict.fromkeys(("ev_permutation", "ev_unseen", "ev_exchanged"), pa.float64()),
+        **dict.fromkeys(("ev_permutation", "ev_unseen", "ev_exchanged", "ev_exchanged_error"), pa.float64()),
     }
     bulk.insert(session, schema.rotation_row, {k: pa.array([v], kinds.get(k)) for k, v in row.items()})
 
@@ -259,6 +259,7 @@ def _rotations(session: Session, made: Twins) -> None:
         "ev_rotation": -0.9,
         "ev_shuffled": -0.8,
         "ev_exchanged": None,
+        "ev_exchanged_error": None,
         "rank_warning": "3 of 60 dimensions vary",
         "ev_permutation": None,
     }

@@ -11,10 +11,12 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.utils import ModelOutput
 
-from .task import BOS, CONTEXT, EOS, MAX_DEPTH, PAD, VOCAB_SIZE, tokenizer
+from .task import BOS, CONTEXT, EOS, MAX_DEPTH, PAD, VOCAB_SIZE, Ids, labels, tokenizer
 
 MODEL_TYPE = "signarium_dyck"
 WEIGHTS = "model.safetensors"
@@ -235,6 +237,58 @@ class DyckForStructure(DyckPreTrainedModel):
             valid=self.valid_head(states),
             last_hidden_state=states,
         )
+
+
+# ---- scores --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares of tokens that the heads get right, PAD left out, and the summed loss."""
+
+    token: float
+    depth: float
+    valid: float
+    loss: float
+
+    @property
+    def lowest(self) -> float:
+        """The accuracy of the worst head."""
+        return min(self.token, self.depth, self.valid)
+
+
+def chunks(ids: Ids, n: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Rows by length in `n` chunks without the columns that hold only PAD: the same sums in less time."""
+    held = labels(ids)
+    lengths = held.mask.sum(1)
+    for rows in np.array_split(np.argsort(lengths, kind="stable"), n):
+        width = int(lengths[rows].max())
+        arrays = (ids, held.depth, held.valid, held.mask)
+        x, depth, valid, mask = (torch.from_numpy(a[rows, :width]) for a in arrays)
+        yield x, depth, valid, mask
+
+
+def head_logits(model: DyckForStructure, x: Tensor, mask: Tensor) -> list[Tensor]:
+    """Logits of the three heads at the places of `mask`, each [n, classes]."""
+    states = model.model(x).last_hidden_state[mask]
+    return [model.token_head(states), model.depth_head(states), model.valid_head(states)]
+
+
+@torch.no_grad()
+def evaluate(model: DyckForStructure, ids: Ids) -> Scores:
+    """The scores of `model` on rows of shape (n, L)."""
+    right, loss, n = np.zeros(3), 0.0, 0
+    for x, depth, valid, mask in chunks(ids, -(-len(ids) // 128)):
+        wanted = (x[mask], depth[mask], valid[mask])
+        for i, (logits, y) in enumerate(zip(head_logits(model, x, mask), wanted, strict=True)):
+            right[i] += int((logits.argmax(-1) == y).sum())
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        n += int(mask.sum())
+    shares = [float(share) for share in right / n]
+    return Scores(shares[0], shares[1], shares[2], loss / n)
+
+
+# ---- folders -------------------------------------------------------------------------------------
 
 
 def save_folder(model: DyckForStructure, folder: Path, training: dict[str, Any]) -> None:

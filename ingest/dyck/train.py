@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from ...catalog.errors import InvalidInput, ModelError
 from ..weights import read_json
 from . import task
-from .model import WEIGHTS, DyckConfig, DyckForStructure, save_folder
+from .model import WEIGHTS, DyckConfig, DyckForStructure, Scores, chunks, evaluate, head_logits, save_folder
 
 COHORTS = ("shared", "apart")
 APART = 100
@@ -79,61 +78,16 @@ RECIPE = Recipe()
 """What the family that ships was trained by."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Shares of tokens that the heads get right, PAD left out, and the summed loss."""
-
-    token: float
-    depth: float
-    valid: float
-    loss: float
-
-    @property
-    def lowest(self) -> float:
-        """The accuracy of the worst head."""
-        return min(self.token, self.depth, self.valid)
-
-
 # ---- one step -----------------------------------------------------------------------------------
-
-
-def _chunks(ids: task.Ids, n: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Rows by length in `n` chunks without the columns that hold only PAD: the same sums in less time."""
-    held = task.labels(ids)
-    lengths = held.mask.sum(1)
-    for rows in np.array_split(np.argsort(lengths, kind="stable"), n):
-        width = int(lengths[rows].max())
-        arrays = (ids, held.depth, held.valid, held.mask)
-        x, depth, valid, mask = (torch.from_numpy(a[rows, :width]) for a in arrays)
-        yield x, depth, valid, mask
-
-
-def _logits(model: DyckForStructure, x: Tensor, mask: Tensor) -> list[Tensor]:
-    states = model.model(x).last_hidden_state[mask]
-    return [model.token_head(states), model.depth_head(states), model.valid_head(states)]
 
 
 def _backward(model: DyckForStructure, ids: task.Ids) -> None:
     n = float((ids != task.PAD).sum())
-    for x, depth, valid, mask in _chunks(ids, max(1, len(ids) // _CHUNK)):
+    for x, depth, valid, mask in chunks(ids, max(1, len(ids) // _CHUNK)):
         wanted = (x[mask], depth[mask], valid[mask])
-        pairs = zip(_logits(model, x, mask), wanted, strict=True)
+        pairs = zip(head_logits(model, x, mask), wanted, strict=True)
         losses = [F.cross_entropy(logits, y, reduction="sum") for logits, y in pairs]
         ((losses[0] + losses[1] + losses[2]) / n).backward()
-
-
-@torch.no_grad()
-def evaluate(model: DyckForStructure, ids: task.Ids) -> Scores:
-    """The scores of `model` on rows of shape (n, L)."""
-    right, loss, n = np.zeros(3), 0.0, 0
-    for x, depth, valid, mask in _chunks(ids, -(-len(ids) // 128)):
-        wanted = (x[mask], depth[mask], valid[mask])
-        for i, (logits, y) in enumerate(zip(_logits(model, x, mask), wanted, strict=True)):
-            right[i] += int((logits.argmax(-1) == y).sum())
-            loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        n += int(mask.sum())
-    shares = [float(share) for share in right / n]
-    return Scores(shares[0], shares[1], shares[2], loss / n)
 
 
 # ---- one seed -----------------------------------------------------------------------------------

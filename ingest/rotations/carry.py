@@ -117,7 +117,14 @@ def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, see
     test = paired.test
     n = n_rows(test)
     agreement = {name: np.zeros(n) for name in arms}
-    about_zero = {name: np.zeros(n) for name in (*arms, "mean_only")}
+    # A's stored codes are about zero, so that is where its signs are taken for B's codes about zero.
+    zero = arms | {
+        "signs_alone": lambda a, _: (
+            (signs_to_floats(a > 0, r.mean_a, r.std_a, torch.zeros_like(r.mean_a)) - r.mean_a) @ r.matrix
+        )
+    }
+    zero.pop("plus_minus_one")
+    about_zero = {name: np.zeros(n) for name in (*zero, "mean_only")}
     chosen = np.sort(rng(seed, "retrieval").choice(n, min(RETRIEVED, n), replace=False))
     kept = {name: list[NDArray[np.uint8]]() for name in arms}
     own_codes = list[NDArray[np.uint8]]()
@@ -130,10 +137,11 @@ def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, see
         for name, arm in arms.items():
             carried = arm(a, b)
             agreement[name][at] = _share(carried > 0, own)
-            about_zero[name][at] = _share(carried + r.mean_b > 0, own_zero)
             some = (carried[torch.from_numpy(inside).to(carried.device)] > 0).cpu().numpy()
             kept[name].append(np.packbits(some, axis=1))
-    documents = paired.documents[test]
+        for name, arm in zero.items():
+            about_zero[name][at] = _share(arm(a, b) + r.mean_b > 0, own_zero)
+    documents = paired.clusters[test]
     figures = []
     for metric, found in (("code_agreement", agreement), ("code_agreement_zero", about_zero)):
         figures += _of_rows(metric, found, documents, site_id, model_a, seed)

@@ -18,17 +18,27 @@ from .paired import Paired, n_rows
 Ids = NDArray[np.int64]
 
 
+DRAWS = 10
+"""Exchanges that are drawn: which type meets which decides more than which documents are scored."""
+_NEAR = 0.5
+"""How far, in the logarithm of its count, a type may move before neighbours change places."""
+
+
+def n_draws(width: int) -> int:
+    """Exchanges that are drawn at a width: each is one more singular value decomposition."""
+    return DRAWS if width <= 1024 else 3
+
+
 def exchanged(token_ids: Ids, generator: np.random.Generator) -> dict[int, int]:
     """For each of the types in `token_ids` (n,) another that occurs about as often; each is taken once.
 
-    Types stand in the order of their counts, equals at random, and neighbours change places; of an odd number the
-    last three go round.
+    Types stand in the order of their counts, each moved at random by little, and neighbours change places; of an odd
+    number the last three go round.
     """
     ids, counts = np.unique(token_ids, return_counts=True)
     if len(ids) < 2:
         return {}
-    order = ids[np.lexsort((generator.random(len(ids)), -counts))]
-    there = order.reshape(-1)
+    there = ids[np.argsort(generator.uniform(-_NEAR, _NEAR, len(ids)) - np.log(counts), kind="stable")]
     partner = there.copy()
     even = len(there) - (3 if len(there) % 2 else 0)
     partner[0:even:2], partner[1:even:2] = there[1:even:2], there[0:even:2]
@@ -43,7 +53,7 @@ def with_types_exchanged(paired: Paired, seed: int) -> Paired | None:
     A row of A meets a random row of B in its own part with the type that its own is exchanged for (the types are
     those of the fit). Rows for which there is none are left out.
     """
-    generator = np.random.default_rng([seed, 1])
+    generator = np.random.default_rng([1, seed])
     partner = exchanged(paired.token_ids[paired.fit], generator)
     rows_a, rows_b, slices = list[Ids](), list[Ids](), list[slice]()
     start = 0
@@ -59,20 +69,21 @@ def with_types_exchanged(paired: Paired, seed: int) -> Paired | None:
         slices.append(slice(start, start + len(kept)))
         start += len(kept)
     fit, test = slice(slices[0].start, slices[1].stop), slices[3]
-    documents = paired.documents[np.concatenate(rows_a)]
-    if n_rows(fit) < 2 or n_rows(test) < 2 or len(np.unique(documents[test])) < 2:
-        return None
     every = np.concatenate(rows_a)
+    clusters = paired.clusters[every]
+    if n_rows(fit) < 2 or n_rows(test) < 2 or len(np.unique(clusters[test])) < 2:
+        return None
     return Paired(
-        paired.a, paired.b, (slices[0], slices[1]), slices[2], slices[3], paired.token_ids[every], documents,
-        paired.positions[every], paired.device, (every, np.concatenate(rows_b)),
+        paired.a, paired.b, (slices[0], slices[1]), slices[2], slices[3], paired.token_ids[every], paired.documents[every],
+        paired.positions[every], paired.device, clusters, (every, np.concatenate(rows_b)),
     )  # fmt: skip
 
 
 def chance(paired: Paired, seed: int) -> tuple[float, float, int] | None:
     """Explained variance on the test rows of a rotation whose types were exchanged, its standard error, and those rows.
 
-    The error is a jackknife over A's documents. None where the text has too few types.
+    The error is a jackknife over A's documents; it does not hold the draw, for which there are several seeds.
+    None where the text has too few types.
     """
     found = with_types_exchanged(paired, seed)
     if found is None:
@@ -89,7 +100,7 @@ def chance(paired: Paired, seed: int) -> tuple[float, float, int] | None:
     matrix, _ = procrustes(cross)
     del cross
     test = found.test
-    _, place = np.unique(found.documents[test], return_inverse=True)
+    _, place = np.unique(found.clusters[test], return_inverse=True)
     n = int(place.max()) + 1
     counts = np.bincount(place)
     total = torch.zeros(n, width, dtype=torch.float64, device=device)

@@ -69,7 +69,7 @@ def explained(paired: Paired, fitted: Fitted) -> Explained:
         InvalidInput: as `fit` for shapes and parts, or if B never varies over the test rows.
     """
     check(paired)
-    labels = np.unique(paired.documents[paired.test], return_inverse=True)[1]
+    labels = np.unique(paired.clusters[paired.test], return_inverse=True)[1]
     known = np.isin(paired.token_ids[paired.test], paired.token_ids[paired.fit])
     errors, parts = _errors(paired, fitted)
     errors["token_mean"] = _token_mean_errors(paired, fitted.rotation.mean_b)

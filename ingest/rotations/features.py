@@ -17,7 +17,7 @@ from ...catalog.codes import n_bytes, unpack
 from ..features import rows
 from ..features.bits import Patterns, TypeBits, agreements, tops
 from ..features.controls import HAAR_SEEDS, haar
-from ..features.prototypes import score, upper_tail
+from ..features.prototypes import define, score, upper_tail
 from ..features.rows import site_figure
 from .maps import Rotation
 
@@ -33,12 +33,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Categories at one site and centre, in the order of their ids: patterns over `width`, and the tokens of each."""
+    """Categories at one site and centre, in the order of their ids: patterns over `width`, and the tokens of each.
+
+    `define` and `score` are the halves of `tokens` that their held-out figures are of.
+    """
 
     ids: list[int]
     names: list[str]
     patterns: Patterns
     tokens: list[NDArray[np.int64]]
+    define: list[NDArray[np.int64]]
+    score: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +62,10 @@ def carry_features(
 
     A category is the direction (mask times polarity) times the standard deviation of A's types in each dimension; it is
     carried by the rotation, and B registers as many dimensions, those where the direction is largest beside the
-    standard deviation of B's types. Its AUC is that of the agreement of B's types with it, of the category's tokens
-    among all others. Beside it: Haar matrices in R's place, the pattern as it is, and B's own category of that name
-    (which was defined on half of those tokens, and is scored on the other).
+    standard deviation of B's types. The feature is that of all its tokens; its AUC is of a pattern that A's types of one
+    half of them define, carried likewise, and of the agreement of B's types of the other half with it, among all types
+    that are none of either. Beside it: Haar matrices in R's place, the pattern as it is, and B's own category of that
+    name, defined and scored on the same halves.
     """
     found = []
     with store.reading(path) as connection:
@@ -68,16 +74,20 @@ def carry_features(
             return []
         for centre in ("zero", "mean"):
             theirs = _features(connection, site_a_id, centre)
-            types = _types(connection, site_b_id, centre, rotation.matrix.shape[0])
-            if theirs is None or types is None:
+            width = rotation.matrix.shape[0]
+            types, home = (_types(connection, site, centre, width) for site in (site_b_id, site_a_id))
+            if theirs is None or types is None or home is None:
                 continue
             own = _own(connection, site_b_id, centre)
-            found.append(_carry(theirs, types, own, rotation, std_a, std_b, centre, site_b_id, model_a, seed))
+            found.append(
+                _carry(theirs, home, types, own, rotation, std_a, std_b, centre, site_b_id, model_a, seed)
+            )
     return found
 
 
 def _carry(
     theirs: Features,
+    home: TypeBits,
     types: TypeBits,
     own: dict[str, float],
     rotation: Rotation,
@@ -90,10 +100,11 @@ def _carry(
 ) -> Carried:
     matrix = rotation.matrix.cpu()
     turned = turn(theirs.patterns, matrix, std_a, std_b)
-    auc = {"none": _auc(types, turned, theirs.tokens), "as_is": _auc(types, theirs.patterns, theirs.tokens)}
+    half = define(home, theirs.tokens, theirs.define).patterns
+    auc = {"none": _auc(types, turn(half, matrix, std_a, std_b), theirs), "as_is": _auc(types, half, theirs)}
     for seed_of in HAAR_SEEDS:
-        drawn = turn(theirs.patterns, haar(len(matrix), seed_of).to(matrix), std_a, std_b)
-        auc[f"haar:{seed_of}"] = _auc(types, drawn, theirs.tokens)
+        drawn = turn(half, haar(len(matrix), seed_of).to(matrix), std_a, std_b)
+        auc[f"haar:{seed_of}"] = _auc(types, drawn, theirs)
     auc["own"] = np.array([own.get(name, np.nan) for name in theirs.names])
     figures = [
         site_figure(
@@ -107,7 +118,7 @@ def _carry(
     best = tops(agreements(types, turned), turned, min(TOP, types.n))
     p_values = [
         _p_value(value, control, len(tokens), types.n)
-        for value, control, tokens in zip(auc["none"], haars, theirs.tokens, strict=True)
+        for value, control, tokens in zip(auc["none"], haars, theirs.score, strict=True)
     ]
     empty: list[Any] = [None] * n
     extra: dict[str, Any] = {
@@ -123,10 +134,13 @@ def _carry(
         "null_p95": empty,
         "p_value": p_values,
     }
-    members = [[("score", one)] for one in theirs.tokens]
+    members = [
+        [("define", first), ("score", second)]
+        for first, second in zip(theirs.define, theirs.score, strict=True)
+    ]
     found = rows.Found("direction", centre, theirs.names, turned, best, types.n, extra, members)
     for name, values in auc.items():
-        found.add("auc_agreement", name, "held_out", values, [len(one) for one in theirs.tokens], seed)
+        found.add("auc_agreement", name, "held_out", values, [len(one) for one in theirs.score], seed)
     return Carried(found, theirs.ids, [one for one in figures if math.isfinite(one.value)])
 
 
@@ -143,11 +157,12 @@ def turn(patterns: Patterns, matrix: torch.Tensor, std_a: Floats, std_b: Floats)
     return Patterns(mask, (carried > 0) & mask)
 
 
-def _auc(types: TypeBits, patterns: Patterns, tokens: list[NDArray[np.int64]]) -> Floats:
+def _auc(types: TypeBits, patterns: Patterns, of: Features) -> Floats:
+    """AUC of the scored half of each category among all types that are none of its tokens."""
     return np.array(
         [
-            float(score(row, own, own, [None])[0].mean())
-            for (_, row), own in zip(agreements(types, patterns), tokens, strict=True)
+            float(score(row, scored, tokens, [None])[0].mean())
+            for (_, row), scored, tokens in zip(agreements(types, patterns), of.score, of.tokens, strict=True)
         ]
     )
 
@@ -212,20 +227,22 @@ def _types(connection: duckdb.DuckDBPyConnection, site_id: str, centre: str, wid
 
 def _features(connection: duckdb.DuckDBPyConnection, site_id: str, centre: str) -> Features | None:
     found = connection.execute(
-        "SELECT f.feature_id, f.name, f.mask, f.polarity, s.width, list(x.token_id ORDER BY x.token_id) FROM feature_row f "
+        "SELECT f.feature_id, f.name, f.mask, f.polarity, s.width, list(x.token_id ORDER BY x.token_id), "
+        "list(x.token_id ORDER BY x.token_id) FILTER (x.part = 'define'), list(x.token_id ORDER BY x.token_id) FILTER "
+        "(x.part = 'score') FROM feature_row f "
         "JOIN site s USING (site_id) JOIN feature_member x USING (feature_id) WHERE f.site_id = ? AND f.kind = 'category' "
-        "AND f.centre = ? AND f.basis = 'standard' GROUP BY ALL ORDER BY f.feature_id",
+        "AND f.centre = ? AND f.basis = 'standard' GROUP BY ALL HAVING count(DISTINCT x.part) = 2 ORDER BY f.feature_id",
         [site_id, centre],
     ).fetchall()
     if not found:
         return None
-    codes = np.array([np.frombuffer(mask + polarity, np.uint8) for _, _, mask, polarity, _, _ in found])
+    codes = np.array([np.frombuffer(mask + polarity, np.uint8) for _, _, mask, polarity, *_ in found])
     bits = unpack(codes.reshape(len(found), 2, -1), found[0][4]).astype(np.bool_)
     return Features(
         [row[0] for row in found],
         [row[1] for row in found],
         Patterns(bits[:, 0], bits[:, 1]),
-        [np.array(row[5], np.int64) for row in found],
+        *([np.array(row[k], np.int64) for row in found] for k in (5, 6, 7)),
     )
 
 

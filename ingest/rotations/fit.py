@@ -88,7 +88,7 @@ def fit(paired: Paired, seed: int) -> Fitted:
         agreement = _agreement(half_1, half_2)
         del own, half_2
 
-    partner = shuffled_rows(paired.documents[paired.fit], seed) + paired.fit.start
+    partner = shuffled_rows(paired.clusters[paired.fit], seed) + paired.fit.start
     shuffled, _ = procrustes(_cross(paired, paired.fit, mean_a, mean_b, partner).matrix)
     if half_1 is not None:
         agreement_shuffled = _agreement(half_1, shuffled)
@@ -173,7 +173,7 @@ def check(paired: Paired) -> None:
     for name, rows in parts.items():
         if n_rows(rows) < (2 if name == "fit" else 1):
             raise InvalidInput(f"the {name} part has {n_rows(rows)} tokens", "use more documents")
-    ids = [np.unique(paired.documents[rows]) for rows in (*paired.halves, paired.validation, paired.test)]
+    ids = [np.unique(paired.clusters[rows]) for rows in (*paired.halves, paired.validation, paired.test)]
     if len(np.unique(np.concatenate(ids))) < sum(map(len, ids)):
         raise InvalidInput("a document is in two parts", "split the text by documents")
 

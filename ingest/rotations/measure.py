@@ -21,7 +21,7 @@ from ..saes.transfer import TransferFigure, transfer
 from ..sites import Site
 from . import haar
 from .carry import code_figures, prototype_figures
-from .chance import chance
+from .chance import chance, n_draws
 from .explained import Explained, explained
 from .features import Carried, carry_features, insert_carried
 from .fit import Fitted, fit, ridge_map
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..loaded import LoadedModel
 
 _OWN = {"sae_ev": "rotated", "firing_correlation": "rotated", "sae_ev_scalar": "rotated", "decoder_cosine": "shared_seed",
-        "decoder_match_0.5": "shared_seed"}  # fmt: skip
+        "decoder_match_0.5": "shared_seed", "decoder_cosine_rotated": "rotated"}  # fmt: skip
 """Of the figures about dictionaries, what the published claim is about: stored as the figure itself."""
 
 
@@ -65,37 +65,32 @@ def measure(
     site_a_id: str,
     site_b_id: str,
     names: tuple[str, str],
+    texts: Sequence[Any],
     seed: int,
 ) -> Measured:
-    """Fit the rotation between the states in `paired` and measure it; `names` are those of A and B."""
+    """Fit the rotation between the states in `paired` and measure it; `names` are those of A and B, `texts` what they read
+    (SHA-256 and kind of each)."""
     fitted = fit(paired, seed)
     found = explained(paired, fitted)
-    unrelated = chance(paired, seed)
+    # One draw after another: what a seed gives does not depend on how many there are.
+    draws = [chance(paired, seed + k) for k in range(n_draws(paired.width))]
+    unrelated = [one for one in draws if one is not None]
     figures = _explained_figures(found, fitted, site_b_id, names[0], n_rows(paired.fit), seed)
-    if unrelated is not None:
-        value, error, n = unrelated
-        # Of the difference: the two are of other pairs.
-        error = math.hypot(error, _known(found.std_error["rotation"]) or 0.0)
+    own_error = _known(found.std_error["rotation"]) or 0.0
+    for k, (value, error, n) in enumerate(unrelated):
+        # Of the difference: the two are of other pairs. The spread of the draws is `evidence`'s to add.
         figures.append(
             Figure(
-                site_b_id,
-                "rotation",
-                names[0],
-                "rotation_ev",
-                "types_exchanged",
-                "held_out",
-                value,
-                n,
-                seed,
-                error,
+                site_b_id, "rotation", names[0], "rotation_ev", f"types_exchanged:{k + 1}", "held_out", value, n, seed + k,
+                math.hypot(error, own_error),
             )
-        )
+        )  # fmt: skip
     figures += _haar_figures(fitted, site_b_id, names[0], n_rows(paired.fit), seed)
     figures += code_figures(paired, fitted, site_b_id, names[0], seed)
     figures += prototype_figures(
         paired, fitted, labels(model_a, windows, paired, seed), site_b_id, names[0], seed
     )
-    more, notes = _dictionary_figures(path, paired, fitted, names, site, site_b_id, seed)
+    more, notes = _dictionary_figures(path, paired, fitted, names, site, site_b_id, texts, seed)
     carried = carry_features(path, fitted.rotation, site_a_id, site_b_id, names[0], seed)
     components = {
         "variance_share": found.component_share,
@@ -105,8 +100,26 @@ def measure(
     }
     if fitted.rank_warning:
         notes.insert(0, f"{site}: {fitted.rank_warning}")
-    row = _row(paired, fitted, found) | {"ev_exchanged": None if unrelated is None else unrelated[0]}
+    row = _row(paired, fitted, found) | _nulls(found, unrelated, own_error)
     return Measured(row, components, carried, figures + more, notes)
+
+
+def _nulls(
+    found: Explained, unrelated: Sequence[tuple[float, float, int]], own_error: float
+) -> dict[str, float | None]:
+    """The mean of the draws with types exchanged, and standard errors of how far the rotation is above either null."""
+    row: dict[str, float | None] = {
+        "ev_exchanged": None,
+        "ev_exchanged_error": None,
+        "ev_shuffled_error": _known(found.difference_error.get("shuffled")),
+    }
+    if unrelated:
+        values = np.array([value for value, _, _ in unrelated])
+        spread = float(values.std(ddof=1)) * math.sqrt(1 + 1 / len(values)) if len(values) > 1 else 0.0
+        error = float(np.mean([one for _, one, _ in unrelated]))
+        row["ev_exchanged"] = float(values.mean())
+        row["ev_exchanged_error"] = math.hypot(error, own_error, spread)
+    return row
 
 
 def _row(paired: Paired, fitted: Fitted, found: Explained) -> dict[str, Any]:
@@ -149,8 +162,15 @@ def read_rotation(path: Path, rotation_id: int, device: torch.device) -> Rotatio
         ).fetchone()
     if row is None:
         raise NotFound("rotation", str(rotation_id))
-    matrix, *flat = (torch.from_numpy(np.frombuffer(one, "<f4").astype(np.float64)) for one in row[1:])
-    return Rotation(matrix.view(row[0], row[0]).to(device), *(one.to(device) for one in flat))
+    names = ("width", "matrix", "mean_a", "mean_b", "std_a", "std_b")
+    return stored_rotation(dict(zip(names, row, strict=True)), device)
+
+
+def stored_rotation(row: dict[str, Any], device: torch.device) -> Rotation:
+    """The rotation in a `rotation_row`, as whoever reads it later will see it."""
+    names = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
+    matrix, *flat = (torch.from_numpy(np.frombuffer(row[name], "<f4").astype(np.float64)) for name in names)
+    return Rotation(matrix.view(row["width"], row["width"]).to(device), *(one.to(device) for one in flat))
 
 
 # ---- figures ----------------------------------------------------------------------------------------
@@ -236,6 +256,7 @@ def _dictionary_figures(
     names: tuple[str, str],
     site: Site,
     site_b_id: str,
+    texts: Sequence[Any],
     seed: int,
 ) -> tuple[list[Figure], list[str]]:
     """A's dictionaries on B, the mean over several of them; nothing where A has none."""
@@ -244,6 +265,11 @@ def _dictionary_figures(
     notes = [*notes, *more]
     if not own:
         return [], notes
+    seen = [row.name for row, one in own if any(text in texts for text in one.params.get("texts") or ())]
+    if seen:
+        notes.append(
+            f"{', '.join(seen)}: trained on this text, so what is read with them is no held-out figure; align with another text"
+        )
     affine, _ = ridge_map(paired.swapped())
     groups: dict[tuple[str, str, str], list[TransferFigure]] = {}
     for _, dictionary in own:
@@ -258,6 +284,7 @@ def _dictionary_figures(
         errors = [one.std_error for one in some if one.std_error is not None]
         error = float(np.mean(errors)) if errors else None
         name = "none" if control == _OWN.get(metric) else control
+        split = "in_sample" if seen or metric.startswith("decoder") else split
         figures.append(
             Figure(
                 site_b_id, "rotation", names[0], metric, name, split, value, some[0].n, some[0].seed, error

@@ -35,6 +35,8 @@ class Paired:
     documents: NDArray[np.int64]
     positions: NDArray[np.int64]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    groups: NDArray[np.int64] | None = None
+    """What hangs together, (n,): the sources where documents were parted by source. None: each document for itself."""
     rows: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
     """Which rows of `a` and `b` stand for this one's, each (n,), if not all in their order."""
 
@@ -42,6 +44,11 @@ class Paired:
     def width(self) -> int:
         """d_model."""
         return int(self.a.shape[1])
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """What errors are taken over, (n,): `groups`, else documents."""
+        return self.documents if self.groups is None else self.groups
 
     @property
     def fit(self) -> slice:
@@ -52,7 +59,7 @@ class Paired:
         """B in A's place."""
         return Paired(
             self.b, self.a, self.halves, self.validation, self.test, self.token_ids, self.documents, self.positions,
-            self.device, None if self.rows is None else self.rows[::-1],
+            self.device, self.groups, None if self.rows is None else self.rows[::-1],
         )  # fmt: skip
 
     def blocks(

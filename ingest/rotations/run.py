@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -28,6 +29,7 @@ from ..sites import Site
 from . import measure
 from .contrasts import Contrast, contrasts
 from .gather import Windows, cut, record, row_starts, split, sum_of
+from .maps import Rotation
 from .paired import Paired
 from .steer import Steered
 from .steer import figures as steered_figures
@@ -142,9 +144,10 @@ def align(
         at = _steered(chosen, steer)
         steered = None if at is None else at.name
         dictionaries = _dictionaries(path, a, b, chosen)
+        made = _made(path, a, b)
         key = {
             "a": a.model_id, "b": b.model_id, "texts": read, "sites": [one.name for one in chosen], "max_tokens": max_tokens,
-            "context": context, "steer": steered, "seed": seed, "dictionaries": dictionaries, "version": VERSION,
+            "context": context, "steer": steered, "seed": seed, "dictionaries": dictionaries, "made": made, "version": VERSION,
         }  # fmt: skip
         run_id = short_id("run", "align", key)
         report = AlignReport(run_id, a.name, b.name)
@@ -254,6 +257,17 @@ def _dictionaries(path: Path, a: _End, b: _End, sites: Sequence[Site]) -> list[s
     return [row[0] for row in rows]
 
 
+def _made(path: Path, a: _End, b: _End) -> list[str]:
+    """The jobs whose categories will be carried, and whose types they will be scored on: later ones make another run."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT DISTINCT r.run_id FROM run r WHERE r.finished_at IS NOT NULL AND ((r.job = 'categories' AND r.model_id = ?) "
+            "OR (r.job = 'types' AND r.model_id IN (?, ?))) ORDER BY ALL",
+            [a.model_id, a.model_id, b.model_id],
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
 def _finished(path: Path, run_id: str) -> bool:
     with store.reading(path) as connection:
         row = connection.execute(
@@ -320,7 +334,10 @@ class _Job:
         self.order = [i for part in self.parts for i in part]
         self.steered = steered
         self.folder = store.sidecar(path, f".scratch-{spec.run_id}")
-        self.device = models[1].device
+        device = models[1].device
+        self.device = device if device.type == "cuda" else torch.device("cpu")
+        """Where sums are taken: float64 is not everywhere."""
+        self._carried: Rotation | None = None
 
     @property
     def n_rows(self) -> int:
@@ -339,10 +356,12 @@ class _Job:
         try:
             self._gather(todo, progress)
             run_units(
-                Journal(self.path, self.spec), model_row(self.models[1], self.ends[1].name), str(self.device),
+                Journal(self.path, self.spec), model_row(self.models[1], self.ends[1].name), str(self.models[1].device),
                 self._compute, units, progress, "steps",
             )  # fmt: skip
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise DiskFull(self.folder, during=True) from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -409,7 +428,8 @@ class _Job:
             np.concatenate([one[1:] for one in windows]),
             np.repeat(np.array(self.order, np.int64), sizes),
             np.concatenate([np.arange(1, n + 1, dtype=np.int64) for n in sizes]),
-            self.device if self.device.type == "cuda" else torch.device("cpu"),
+            self.device,
+            np.repeat(self.windows.groups[self.order], sizes),
         )
 
     # ---- units ----
@@ -427,10 +447,14 @@ class _Job:
         site = self.sites[i]
         found = measure.measure(
             self.path, self.paired(site), self.models[0], self.windows, site, self._site_id(0, site),
-            self._site_id(1, site), (self.ends[0].name, self.ends[1].name), self.seed,
+            self._site_id(1, site), (self.ends[0].name, self.ends[1].name),
+            self.spec.params["texts"], self.seed,
         )  # fmt: skip
         self.notes += [one for one in found.notes if one not in self.notes]
         rotation_id = self._rotation_id(site)
+        if site == self.steered:
+            # The row itself may not be committed by then.
+            self._carried = measure.stored_rotation(found.row, self.device)
 
         def write(session: Session) -> None:
             self._add_ends(session, site)
@@ -464,7 +488,7 @@ class _Job:
 
     def _steer(self, site: Site) -> Callable[[Session], None]:
         paired = self.paired(site)
-        rotation = measure.read_rotation(self.path, self._rotation_id(site), paired.device)
+        rotation = self._carried or measure.read_rotation(self.path, self._rotation_id(site), paired.device)
         chosen: list[Contrast] = []
         steered: list[Steered] = []
         try:

@@ -238,7 +238,7 @@ class _Transfer:
 
     def _test(self) -> dict[str, _Sums]:
         paired, sums = self.paired, dict[str, _Sums]()
-        _, document = np.unique(paired.documents[paired.test], return_inverse=True)
+        _, document = np.unique(paired.clusters[paired.test], return_inverse=True)
         groups = torch.from_numpy(document % GROUPS).to(self.device)
         n_groups = int(groups.max()) + 1
         for some in self._blocks(paired.test):
@@ -382,6 +382,33 @@ def _decoders(
             figures.append(
                 TransferFigure(metric, control, "in_sample", value, int(chosen.sum()), error, drawn_from)
             )
+    return figures + _rotated(cosines, seed)
+
+
+def _rotated(cosines: dict[str, Floats], seed: int) -> list[TransferFigure]:
+    """`decoder_cosine_rotated`: independent seeds, one of them rotated, which no shared start can explain. Errors of the
+    controls are of the difference to it."""
+    names = {
+        "independent_seed_rotated": "rotated",
+        "independent_seed": "as_is",
+        "untrained_independent": "untrained_independent",
+        "random": "random",
+    }
+    own = cosines.get("independent_seed_rotated")
+    if own is None:
+        return []
+    figures = []
+    for name, control in names.items():
+        if (some := cosines.get(name)) is None:
+            continue
+        chosen = np.isfinite(some) & np.isfinite(own)
+        error = _standard_error((some if control == "rotated" else own - some)[chosen])
+        figures.append(
+            TransferFigure(
+                "decoder_cosine_rotated", control, "in_sample", float(some[chosen].mean()), int(chosen.sum()), error,
+                seed if control == "random" else None,
+            )
+        )  # fmt: skip
     return figures
 
 

@@ -15,6 +15,7 @@ _TABLES: dict[str, dict[str, type[sa.types.TypeEngine]]] = {
         "rotation_id": _LONG, "run_id": _TEXT, "site_a_id": _TEXT, "site_b_id": _TEXT, "width": _WHOLE, "n_fit": _LONG,
         "n_validation": _LONG, "n_test": _LONG, "ev_identity": _FLOAT, "ev_mean_shift": _FLOAT, "ev_rotation": _FLOAT,
         "ev_scaled": _FLOAT, "ev_affine": _FLOAT, "ev_permutation": _FLOAT, "ev_shuffled": _FLOAT, "ev_exchanged": _FLOAT,
+        "ev_exchanged_error": _FLOAT, "ev_shuffled_error": _FLOAT,
         "ev_unseen": _FLOAT,
         "ev_token_mean": _FLOAT, "scale": _FLOAT, "ridge": _FLOAT, "effective_rank_a": _FLOAT,
         "effective_rank_b": _FLOAT, "halves_agreement": _FLOAT, "frobenius_from_identity": _FLOAT,
@@ -32,7 +33,8 @@ _TABLES: dict[str, dict[str, type[sa.types.TypeEngine]]] = {
     },
 }  # fmt: skip
 _OPTIONAL = {
-    "ev_permutation", "ev_exchanged", "ev_unseen", "halves_agreement", "rank_warning", "target_std_error", "other_std_error",
+    "ev_permutation", "ev_exchanged", "ev_exchanged_error", "ev_shuffled_error", "ev_unseen",
+    "halves_agreement", "rank_warning", "target_std_error", "other_std_error",
     "kl_std_error",
 }  # fmt: skip
 

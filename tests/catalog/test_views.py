@@ -79,7 +79,8 @@ ROWS = {
 MORE = {
     "features": "p_value, threshold, n_members, repeats, best_dim, agreement_mean, agreement_std, run_id",
     "flips": "own_std_error, other_std_error, kl_std_error",
-    "rotations": "n_validation, ev_scaled, ev_permutation, ev_exchanged, ev_unseen, ev_token_mean, scale, ridge, effective_rank_a, "
+    "rotations": "n_validation, ev_scaled, ev_permutation, ev_exchanged, ev_exchanged_error, ev_shuffled_error, "
+    "ev_unseen, ev_token_mean, scale, ridge, effective_rank_a, "
     "effective_rank_b, halves_agreement, rank_warning, std_a, std_b, run_id",
     "steering": "target_std_error, other_std_error, kl_std_error",
     "measurements": "std_error",

@@ -10,11 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 
 import signarium
 from signarium.catalog import store
 from signarium.catalog.codes import hamming
 from signarium.ingest.encode import encode_text, recheck
+from signarium.ingest.features.controls import haar
+from signarium.ingest.rotations.carry import code_figures
+from signarium.ingest.rotations.chance import chance
+from signarium.ingest.rotations.explained import explained
+from signarium.ingest.rotations.fit import fit
+from signarium.ingest.rotations.paired import Paired
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 MOST_FLIPPED = 1e-3
@@ -64,3 +71,28 @@ def test_an_ingest_is_that_of_the_cpu(architecture: str, device: str, tmp_path: 
     plain = encode_text(paths[0], name, "resid_post.1", "zero", "The king saw 12", device="cpu")
     assert (shown.token, shown.position, shown.n_tokens) == (plain.token, plain.position, plain.n_tokens)
     assert int(hamming(shown.code, plain.code)) <= 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_rotation_is_that_of_the_cpu(device: str) -> None:
+    """Fit, explained variance, nulls and carried codes: float64 on both, so nearly the same numbers."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(3000, 48, generator=generator)
+    b = a @ haar(48, 11) + 0.3 * torch.randn(3000, 48, generator=generator)
+    tokens = torch.randint(40, (3000,), generator=generator).numpy()
+    documents = np.repeat(np.arange(60), 50)
+
+    def figures(where: str) -> tuple[torch.Tensor, list[float]]:
+        paired = Paired(
+            a, b, (slice(0, 900), slice(900, 1800)), slice(1800, 2100), slice(2100, 3000), tokens, documents,
+            np.tile(np.arange(50), 60), torch.device(where),
+        )  # fmt: skip
+        fitted = fit(paired, 0)
+        found = list(explained(paired, fitted).value.values()) + list(chance(paired, 0) or ())
+        found += [one.value for one in code_figures(paired, fitted, "s", "A", 0) if "code" in one.metric]
+        return fitted.rotation.matrix.cpu(), found
+
+    matrix, values = figures("cpu")
+    other, others = figures(device)
+    torch.testing.assert_close(other, matrix, rtol=0, atol=1e-9)
+    assert others == pytest.approx(values, abs=1e-4)

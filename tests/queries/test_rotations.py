@@ -181,6 +181,12 @@ def test_a_carried_feature_says_where_it_is_from(c: signarium.Catalogue) -> None
 
 
 def test_either_null_is_a_null() -> None:
-    assert rotations.beats_nulls(0.3, -0.8, None) and rotations.beats_nulls(0.3, -0.8, 0.1)
-    assert not rotations.beats_nulls(0.3, -0.8, 0.3) and not rotations.beats_nulls(-0.9, -0.8, None)
-    assert not rotations.beats_nulls(float("nan"), -0.8)
+    assert (
+        rotations.beats(0.3, None, None)
+        and rotations.beats(0.3, 0.1, None)
+        and rotations.beats(0.3, 0.1, 0.1)
+    )
+    assert not rotations.beats(0.3, 0.3, None) and not rotations.beats(-0.9, -0.8, 0.01)
+    # Within 1.645 standard errors of the difference it may be chance.
+    assert not rotations.beats(0.3, 0.1, 0.13)
+    assert not rotations.beats(float("nan"), -0.8, None)

@@ -16,6 +16,7 @@ import turned
 import wordy
 
 from signarium.catalog import verify
+from signarium.catalog.claims import CLAIMS
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
 from signarium.ingest.model import load_model
 from signarium.ingest.rotations import run as rotations
@@ -25,6 +26,9 @@ from signarium.ingest.rotations.gather import cut, record, row_starts
 from signarium.ingest.rotations.paired import Paired
 from signarium.ingest.rotations.run import align
 from signarium.ingest.run import ingest
+from signarium.ingest.saes.add import add_sae
+from signarium.ingest.saes.dictionary import save
+from signarium.ingest.saes.train import train
 from signarium.ingest.sites import Site
 from signarium.ingest.text import find_texts
 
@@ -332,3 +336,44 @@ def test_smollm2_and_its_twin(tmp_path: Path) -> None:
     assert ev["rotation"] > 0.999
     assert ev["identity"] < 0
     assert fitted.rank_warning is None
+
+
+def test_every_claim_about_rotations_has_its_figures(home: Path, tmp_path: Path) -> None:
+    """A claim whose figure or control nobody writes would be `not measured` for ever."""
+    copy = tmp_path / "c.duckdb"
+    shutil.copy(home / "c.duckdb", copy)
+    width = 48
+    generator = torch.Generator().manual_seed(0)
+    for name in "AT":
+        for seed in (0, 1 if name == "A" else 2):
+            made = train(torch.randn(2000, width, generator=generator), expansion=2, steps=40, seed=seed)
+            save(tmp_path / f"{name}{seed}.safetensors", made)
+            add_sae(copy, name, "resid_post.1", tmp_path / f"{name}{seed}.safetensors", name=f"{name}{seed}")
+    # One site, which is the one that directions are tried at.
+    report = align(copy, "A", "T", text=home / "t.jsonl", context=CONTEXT, sites="resid_post.1")
+    assert not report.already
+    missing = digest.rows(
+        copy,
+        "SELECT claim_id, control FROM evidence WHERE model = 'T' AND split_part(claim_id, '.', 1)::INT >= 11 "
+        "AND verdict = 'not measured' AND from_model IS NOT DISTINCT FROM CASE WHEN value IS NULL THEN NULL ELSE 'A' END",
+    )
+    # B has no categories of its own here.
+    assert set(missing) <= {("15.3", "this model's own categories")}
+    written = {
+        row[0] for row in digest.rows(copy, "SELECT DISTINCT claim_id FROM evidence WHERE from_model = 'A'")
+    }
+    assert written == {one.claim_id for one in CLAIMS if one.subject == "rotation"}
+
+
+def test_models_in_bfloat16(home: Path, tmp_path: Path) -> None:
+    """States wait in the float type of their model; sums are in float64 all the same."""
+    db = tmp_path / "c.duckdb"
+    for source, name in ((home / "wordy-0", "A"), (home / "twin", "T")):
+        ingest(db, str(source), name=name, stages="types", sites="resid_post.1", dtype="bfloat16")
+    report = align(
+        db, "A", "T", text=home / "t.jsonl", context=CONTEXT, sites="resid_post.1", max_tokens=3000
+    )
+    (one,) = report.rotations
+    # Eight bits of mantissa, rounded in two different bases and carried through two blocks.
+    assert 0.98 < one.ev_rotation < 0.99999
+    assert one.ev_shuffled < 0
