@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO   := build/demo
+FAMILY := ingest/dyck/family
 # SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
 DEMO_TOKENS ?= 20000
 
@@ -25,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(MODEL): tests/fetch_models.py | $(VENV)/.installed
 	$(BIN)/python tests/fetch_models.py
 
-demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features and writers, flip one, query it all
+demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features and writers, flip one, align two small models, query it all
 	@mkdir -p $(DEMO)
 	@$(BIN)/python -c "from pydoc_data.topics import topics; print('\n'.join(topics[k] for k in sorted(topics)))" > $(DEMO)/python-topics.txt
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb ingest $(MODEL) --name SmolLM2-135M --text $(DEMO)/python-topics.txt --max-tokens $(DEMO_TOKENS)
@@ -41,6 +42,12 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb neurons show 29/305
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb flip calendar --site resid_post.29 --centre mean --text $(DEMO)/python-topics.txt
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb evidence
+	@$(BIN)/python -m signarium.ingest.dyck --text 1500 --output $(DEMO)/brackets.jsonl
+	$(BIN)/signarium --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-0 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
+	$(BIN)/signarium --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-1 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
+	$(BIN)/signarium --db $(DEMO)/brackets.duckdb align shared-0 shared-1 --text $(DEMO)/brackets.jsonl --steer resid_mid.1
+	$(BIN)/signarium --db $(DEMO)/brackets.duckdb rotations show shared-0 shared-1 --site resid_mid.1
+	$(BIN)/signarium --db $(DEMO)/brackets.duckdb nearest "([{}" --model shared-0 --across shared-1 --site resid_mid.1 -k 5
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
 test: setup      ## the whole test suite

@@ -120,7 +120,7 @@ def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
     for block, (_, claim) in zip(blocks, claims, strict=True):
         block[0] = [
             *wrap(claim, room, break_on_hyphens=False),
-            *(line for line in wrap(block[0][0], room - 2, initial_indent="  ", subsequent_indent="  ")),
+            *(line for line in wrap(block[0][0], room, initial_indent="  ", subsequent_indent="  ")),
         ]
     return blocks
 

@@ -21,6 +21,8 @@ from .rotation_tables import (
     DICTIONARIES,
     DICTIONARY_LEGEND,
     HAAR,
+    KL_LEGEND,
+    KL_RATIO,
     UNSEEN,
     carried,
     figure,
@@ -48,7 +50,13 @@ _ARM_LEGEND = {
     "ev_permutation": "permutation: the best signed permutation of dimensions",
     "ev_token_mean": "token mean: B's mean at the same token, no model A at all",
 }
-_ELSEWHERE = ("rotation_ev", "rotation_halves", "steering_target")
+_ELSEWHERE = (
+    "rotation_ev",
+    "rotation_halves",
+    "steering_target",
+    "decoder_cosine_rotated",
+    "distance_from_identity",
+)
 """Figures that the page has in other places."""
 
 
@@ -57,7 +65,7 @@ def page(card: RotationCard, width: int | None = None, color: bool = False) -> s
     wide = width or PLAIN_WIDTH
     rows = card.measurements.to_pylist()
     (row,) = card.rotation.to_pylist()
-    known = {*HAAR, *CODES, *DICTIONARIES, *DECODERS, *UNSEEN, *_ELSEWHERE}
+    known = {*HAAR, *CODES, *DICTIONARIES, *DECODERS, *UNSEEN, *KL_RATIO, *_ELSEWHERE}
     blocks = {
         "": _header(card, wide),
         "explained variance of B's states, on held-out documents": _arms(row, rows, wide, color),
@@ -70,10 +78,14 @@ def page(card: RotationCard, width: int | None = None, color: bool = False) -> s
         "decoders of A's dictionaries beside B's": carried(
             rows, DECODERS, DECODER_LEGEND, wide, "shared seed"
         ),
+        "A's decoder rotated, beside B's of another seed": carried(
+            rows, {"decoder_cosine_rotated": "cosine"}, {}, wide, "rotated"
+        ),
         "carried features": _features(card, wide),
         "steering": chain(
             steering(card.steering, wide, color),
             carried(rows, {"steering_target": "target, all directions, dose 2"}, {}, wide),
+            carried(rows, KL_RATIO, KL_LEGEND, wide, "as it is"),
         ),
         "other figures": _rest([one for one in rows if one["metric"] not in known], wide),
     }

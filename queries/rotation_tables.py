@@ -67,6 +67,10 @@ DECODER_LEGEND = {
     "decoder_cosine": "cosine: of each direction of A's dictionary to the nearest one of B's, mean; dictionaries that started "
     "from one seed are alike before they are trained, so those of independent seeds count",
 }
+KL_RATIO = {"steering_kl_ratio": "divergence in B by that in A, dose 2"}
+KL_LEGEND = {
+    "steering_kl_ratio": "above 1, A's direction moves B more than A, as was published of directions that are not rotated"
+}
 _CONTROLS = {
     "none": "",
     "source": "in A itself",

@@ -1,6 +1,6 @@
 """The two-block transformer of the toy task, as a transformers model that folders of it are loaded into.
 
-About 104,000 parameters: pre-norm, RMSNorm, ReLU, no biases, untied (rotations of representations, toy task).
+104,448 parameters: pre-norm, RMSNorm, ReLU, no biases, untied (McCann, arXiv 2605.24577, the toy task).
 Importing this module tells transformers of the architecture; no code of a folder is ever run.
 """
 

@@ -2,7 +2,7 @@
 
 A row is BOS, brackets, EOS, PAD. A closing bracket must be of the kind that was opened last, nothing may be
 closed that was not opened, and at most eight brackets may be open. What breaks a rule makes the rest of the
-row invalid. An end with open brackets breaks none: a row is a prefix of a word, as in the cited paper's task.
+row invalid. An end with open brackets breaks none. The task is that of McCann (arXiv 2605.24577).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training the toy family: one seed, or all of them, each saved as a folder that `ingest` reads.
 
 A run draws every batch from its seed and the number of its step, so what is kept of a run that was cut off is
-its weights, its optimizer and its best scores; it ends with the bytes of a run that never stopped.
+its weights, its optimizer and its best scores; it ends with the bytes of a run that never stopped. The two
+cohorts and the optimizer are those of McCann (arXiv 2605.24577); batches are smaller, and runs shorter.
 """
 
 from __future__ import annotations
