@@ -40,25 +40,32 @@ _TEXT_SEED = 30_000
     f"{APART} + n. Or both.",
 )  # fmt: skip
 @click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="Folder of the models, or text file."
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder of the models, or text file.  [default: dyck, dyck.jsonl]",
 )
 @click.option("--checkpoints", default=0, help="Save so many checkpoints along the first seed's run, too.")
 @click.option("--steps", default=RECIPE.steps, show_default=True, help="At most so many steps a seed.")
 @click.option("--text", "n_text", type=int, help="Train nothing: write so many sequences as JSON lines.")
 @click.option(
+    "--text-seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sequences of --text."
+)
+@click.option(
     "--kind", default=task.KINDS[0], show_default=True, help=f"Sequences of --text: {', '.join(task.KINDS)}."
 )
 def command(
-    seeds: str, cohort: str, output: Path, checkpoints: int, steps: int, n_text: int | None, kind: str
-) -> None:
+    seeds: str, cohort: str, output: Path | None, checkpoints: int, steps: int, n_text: int | None, text_seed: int,
+    kind: str,
+) -> None:  # fmt: skip
     """Train the two-block transformer of bounded-depth Dyck-3 from scratch, on the CPU.
 
     Each seed becomes a folder under --output that `signarium ingest` reads. The same command goes on where a
     killed one stopped, and leaves alone what is there.
     """
     if n_text is not None:
-        write_text(output, n_text, kind)
+        write_text(output or Path("dyck.jsonl"), n_text, kind, text_seed)
         return
+    output = output or Path("dyck")
     if checkpoints < 0 or steps < 1:
         raise InvalidInput(f"{checkpoints} checkpoints in {steps} steps", "pass --steps 1 or more")
     if cohort not in (*COHORTS, "both"):
@@ -98,17 +105,17 @@ def parse_seeds(spec: str) -> list[int]:
     return sorted(found)
 
 
-def write_text(path: Path, n: int, kind: str = task.KINDS[0]) -> None:
+def write_text(path: Path, n: int, kind: str = task.KINDS[0], seed: int = 0) -> None:
     """Writes `n` sequences to `path`, one JSON object {"text": "..."} a line, as `signarium ingest` reads them.
 
-    They are of a stream that neither training nor scoring draws from.
+    They are of a stream that neither training nor scoring draws from, another one for each `seed`.
 
     Raises:
         InvalidInput: if `n` is below 1, or if there is no such kind.
     """
     if n < 1:
         raise InvalidInput(f"{n} sequences are no text", "pass --text 1 or more")
-    rows = task.text(task.held_out_rows(kind, n, _TEXT_SEED))
+    rows = task.text(task.held_out_rows(kind, n, _TEXT_SEED + seed))
     new = path.with_name(f".{path.name}.new")
     new.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), "utf-8")
     os.replace(new, path)
