@@ -807,8 +807,12 @@ def align_command(
     --across B` searches B, and `rotations show A B` has all of it. What was fitted already is not fitted again, and an
     align that was cut short goes on where it stopped.
     """
+    from .catalog.errors import InvalidInput
     from .progress import Display
     from .queries.rotations import found_table, rows, warnings
+
+    if steer is not None and no_steer:
+        raise InvalidInput("--steer and --no-steer contradict each other", "pass one of them")
 
     global _resumes
     _resumes = True
@@ -816,7 +820,7 @@ def align_command(
         # Without a terminal progress goes to stdout, and there it would stand among the objects.
         heard = sys.stderr.isatty() or format_ == "table"
         report = _open(db).align(
-            model_a, model_b, text=list(text), steer=False if no_steer else steer or True,
+            model_a, model_b, text=list(text), steer=False if no_steer else True if steer is None else steer,
             progress=display if heard else None, **options,
         )  # fmt: skip
     for note in report.notes:
@@ -827,6 +831,8 @@ def align_command(
     _print(table, format_, None, lambda table, _: found_table(table))
     for line in warnings(table):
         _say(line)
+    for file in report.outputs:
+        _say(f"{file} holds a matrix, float32, x_b = (x_a - mean_a) R + mean_b for rows x")
 
 
 @cli.group("rotations")
@@ -961,7 +967,9 @@ def sae_add(db: Path, file: Path, model: str, site: str, name: str | None) -> No
         report = _open(db).add_sae(file, model=model, site=site, name=name, progress=display)
     for note in report.notes:
         _say(note)
-    what = f"{report.name}: {report.n_features:,} directions of {report.model} at {report.site}"
+    from .queries.formats import visible
+
+    what = f"{visible(report.name)}: {report.n_features:,} directions of {report.model} at {report.site}"
     click.echo(f"{what} are in {db}" + (" already" if report.already else ""))
 
 

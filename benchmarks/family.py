@@ -32,18 +32,16 @@ UNTRAINED = "shared-0-random-7"
 def build(folder: Path, steps: int, sequences: int) -> Path:
     """The catalogue at `folder`, with everything that the table is made of."""
     folder.mkdir(parents=True, exist_ok=True)
-    text, path = folder / "brackets.jsonl", folder / "family.duckdb"
-    if not text.exists():
-        command = [
-            sys.executable,
-            "-m",
-            "signarium.ingest.dyck",
-            "--text",
-            str(sequences),
-            "--output",
-            str(text),
-        ]
-        subprocess.run(command, check=True)
+    text, other, path = (
+        folder / "brackets.jsonl",
+        folder / "dictionary-brackets.jsonl",
+        folder / "family.duckdb",
+    )
+    # Dictionaries are trained on other sequences than those that they are read on.
+    for file, seed in ((text, 1), (other, 2)):
+        if not file.exists():
+            command = [sys.executable, "-m", "signarium.ingest.dyck", "--text", str(sequences)]
+            subprocess.run([*command, "--text-seed", str(seed), "--output", str(file)], check=True)
     checkpoints = sorted(one.name for one in FAMILY.glob("shared-0-step-*"))
     every = [name for names in COHORTS.values() for name in names]
     for name in [*every, *checkpoints]:
@@ -71,14 +69,14 @@ def build(folder: Path, steps: int, sequences: int) -> Path:
             c.train_sae(
                 name,
                 DICTIONARY_SITE,
-                text=text,
+                text=other,
                 output=file,
                 seed=seed,
                 steps=steps,
                 context=64,
                 max_tokens=131_072,
             )
-            c.add_sae(name, DICTIONARY_SITE, file, name=f"{name}-{seed}")
+            c.add_sae(file, model=name, site=DICTIONARY_SITE, name=f"{name}-{seed}")
     pairs = [(names[0], other) for names in COHORTS.values() for other in names[1:]]
     pairs += [(one, "shared-0") for one in checkpoints] + [("shared-0", UNTRAINED)]
     for a, b in pairs:

@@ -110,7 +110,7 @@ def _row(
             yield line("0", "┼", cells)
         elif place == scale.up - 1 >= 0:
             yield line(f"{scale.up * scale.unit:+g}", "┤", cells)
-        elif place == -scale.down:
+        elif scale.down and place == -scale.down:
             yield line(f"{-scale.down * scale.unit:+g}", "┤", cells)
         else:
             yield line("", "│", cells)

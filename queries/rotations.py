@@ -124,7 +124,8 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
                 ident, model_a, model_b, site_a, site_b, width, ev, shuffled, exchanged, shuffled_error, exchanged_error,
                 warning, inverse,
             )  # fmt: skip
-            found.setdefault(site_a, ((point, layer or 0), one))
+            # In the model's order.
+            found.setdefault(site_a, ((point == "final_norm", -1 if layer is None else layer, point), one))
     return [one for _, one in sorted(found.values(), key=lambda pair: pair[0])]
 
 
@@ -264,8 +265,11 @@ def warnings(table: pa.Table) -> list[str]:
         nulls = {"one fitted on shuffled pairs": "ev_shuffled", "with token types exchanged": "ev_exchanged"}
         for null, name in nulls.items():
             if not beats(row["ev_rotation"], row[name], row[f"{name}_error"]):
+                error = row[f"{name}_error"]
+                chance = "" if error is None else f", the standard error of the difference being {error:.3f}"
                 lines.append(
-                    f"{sites_of(row)}: the rotation explains no more ({row['ev_rotation']:.3f}) than {null} ({row[name]:.3f})"
+                    f"{sites_of(row)}: the rotation explains {row['ev_rotation']:.3f}, not surely more than {null}: "
+                    f"{row[name]:.3f}{chance}"
                 )
         if row["rank_warning"] is not None:
             lines.append(f"{sites_of(row)}: {row['rank_warning']}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -21,7 +21,7 @@ _EXAMPLES = {
     "state": "ID",
     "feature": "ID",
     "neuron": "BLOCK/NEURON",
-    "direction": "FEATURE_ID",
+    "direction": "FEATURE_ID|NAME/17",
     "code": "HEX",
 }
 KINDS = ", ".join(f"{kind}:{value}" for kind, value in _EXAMPLES.items())
@@ -207,6 +207,15 @@ def dictionary_direction(
     """
     found = _OF_DICTIONARY.fullmatch(text.strip())
     if found is None:
+        named = text.strip().rpartition("/")[0] or text.strip()
+        known = connection.execute("SELECT max(n_features) FROM sae WHERE name = ?", [named]).fetchone()
+        if known and known[0] is not None:
+            raise InvalidInput(
+                f"{text!r} is no direction",
+                f"write direction:{named}/17; there are {known[0]:,}, counted from 0",
+            )
+        if "/" in text:
+            _no_dictionary(connection, named)
         return None
     name, number = found[1], int(found[2])
     rows = connection.execute(
@@ -219,7 +228,7 @@ def dictionary_direction(
     if len(rows) > 1:
         rows = [row for row in rows if site == row[1]] or rows
     if not rows:
-        return None
+        _no_dictionary(connection, name)
     if len(rows) > 1:
         listed = ", ".join(f"{row[0]} {row[1]}" for row in rows)
         raise InvalidInput(
@@ -236,6 +245,11 @@ def dictionary_direction(
             f"direction of {name}", str(number), todo=f"there are {n:,} directions, counted from 0"
         )
     return Direction(name, number, np.frombuffer(row[0], dtype=np.uint8), Place(*place))
+
+
+def _no_dictionary(connection: duckdb.DuckDBPyConnection, name: str) -> NoReturn:
+    names = [row[0] for row in connection.execute("SELECT DISTINCT name FROM sae ORDER BY name").fetchall()]
+    raise NotFound("dictionary", name, names, todo="" if names else "bring one in with `signarium sae add`")
 
 
 def token_id(

@@ -43,7 +43,7 @@ def _across(carried: Carried, place: Place) -> str:
         + ("" if one.ev_exchanged is None else f", with token types exchanged {one.ev_exchanged:.3f}")
     )
     if not one.explains:
-        line += ", so it explains no more than its null, and these are neighbours by chance"
+        line += ", not surely more than its nulls, so these may be neighbours by chance"
     if one.rank_warning is not None:
         line += f"; beware: {one.rank_warning}"
     if carried.first:

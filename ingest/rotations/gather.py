@@ -63,8 +63,27 @@ def cut(
         raise InvalidInput("the text has no window of two tokens or more", "pass a longer text")
     names = {name: i for i, name in enumerate(dict.fromkeys(sources))}
     by_source = np.array([names[name] for name in sources], np.int64)
-    found.groups = by_source if len(names) >= SOURCES else np.arange(len(found), dtype=np.int64)
+    groups = by_source if len(names) >= SOURCES else np.arange(len(found), dtype=np.int64)
+    found.groups = _with_repeats(found, groups)
     return found
+
+
+def _with_repeats(windows: Sequence[Ids], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The groups, those joined that hold a window of the same tokens: a text that repeats itself must not be scored on what it
+    was fitted on."""
+    parent = list(range(int(groups.max()) + 1))
+
+    def root(group: int) -> int:
+        while parent[group] != group:
+            parent[group] = parent[parent[group]]
+            group = parent[group]
+        return group
+
+    first: dict[bytes, int] = {}
+    for window, group in zip(windows, groups.tolist(), strict=True):
+        one, other = root(group), root(first.setdefault(window.tobytes(), group))
+        parent[max(one, other)] = min(one, other)
+    return np.unique([root(group) for group in groups.tolist()], return_inverse=True)[1].astype(np.int64)
 
 
 def sum_of(windows: Sequence[Ids]) -> int:
@@ -122,7 +141,7 @@ def split(windows: Windows, seed: int, shares: Sequence[float] = (0.3, 0.3, 0.1,
     groups = np.random.default_rng(seed).permutation(np.unique(windows.groups))
     if len(groups) < len(shares):
         raise InvalidInput(
-            f"the text makes {len(groups)} documents, too few to fit and to score on different ones",
+            f"the text makes {len(groups)} different document{'s'[: len(groups) != 1]}, too few to fit and to score on others",
             "pass a longer text, or a smaller --context",
         )
     sizes = np.bincount(windows.groups, [len(one) - 1 for one in windows], minlength=int(groups.max()) + 1)[

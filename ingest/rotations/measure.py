@@ -98,8 +98,6 @@ def measure(
         "ev_affine": found.component_affine,
         "ev_shuffled": found.component_shuffled,
     }
-    if fitted.rank_warning:
-        notes.insert(0, f"{site}: {fitted.rank_warning}")
     row = _row(paired, fitted, found) | _nulls(found, unrelated, own_error)
     return Measured(row, components, carried, figures + more, notes)
 

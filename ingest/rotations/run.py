@@ -124,6 +124,8 @@ def align(
     path, progress = Path(path), progress or Silent()
     if max_tokens < 1 or context < 2:
         raise InvalidInput("--max-tokens must be positive, and --context at least 2")
+    if not 0 <= seed < 1 << 62:
+        raise InvalidInput(f"--seed is {seed}", "it must be 0 or more, and below 2^62")
     with store.reading(path) as connection:
         a, b = (_end(connection, name) for name in (model_a, model_b))
         usual = _shared_sites(connection, a, b) if sites is None else []
@@ -210,6 +212,8 @@ def _check_pair(a: _End, b: _End) -> None:
 
 def _writable(output: Path) -> Path:
     """`output` with the ending .npy, refused before minutes are spent."""
+    if not output.name:
+        raise InvalidInput("--output names no file", "name one such as R.npy")
     found = output if output.suffix == ".npy" else output.with_name(output.name + ".npy")
     folder = found.parent
     if found.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -293,8 +297,15 @@ def _write_matrices(connection: duckdb.DuckDBPyConnection, run_id: str, output: 
         "SELECT site_b, width, matrix FROM rotations WHERE run_id = ? ORDER BY site_b", [run_id]
     ).fetchall()
     written = []
+    names = {
+        site: output if len(rows) == 1 else output.with_name(f"{output.stem}.{site}.npy")
+        for site, _, _ in rows
+    }
+    for file in names.values():
+        if file.is_dir():
+            raise InvalidInput(f"{file} is a folder", "name another file")
     for site, width, matrix in rows:
-        file = output if len(rows) == 1 else output.with_name(f"{output.stem}.{site}.npy")
+        file = names[site]
         partial_file = file.with_name(file.name + ".part")
         try:
             with partial_file.open("wb") as handle:
@@ -362,6 +373,8 @@ class _Job:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            # What filled the disk must not stay there.
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise DiskFull(self.folder, during=True) from error
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -370,8 +383,9 @@ class _Job:
     def _check_disk(self, sites: Sequence[Site]) -> None:
         needed = sum(
             self.n_rows * model.width_of(site) * _dtype(model).itemsize
-            for model in self.models
+            for end, model in enumerate(self.models)
             for site in sites
+            if not self._mark(end, site).exists()
         )
         needed += sum(4 * self.models[0].width_of(site) ** 2 for site in sites)
         free = shutil.disk_usage(self.path.resolve().parent).free
@@ -381,22 +395,24 @@ class _Job:
     def _gather(self, sites: Sequence[Site], progress: Progress) -> None:
         """States of both models in scratch files; what a killed run left whole is used."""
         self.folder.mkdir(exist_ok=True)
-        todo = [end for end in (0, 1) if not self._mark(end, sites).exists()]
-        if not todo:
+        todo = {end: [site for site in sites if not self._mark(end, site).exists()] for end in (0, 1)}
+        passes = [end for end, missing in todo.items() if missing]
+        if not passes:
             return
         windows = [self.windows[i] for i in self.order]
         starts = row_starts(windows)
-        progress.started("states", len(todo) * sum_of(windows), 0)
-        for end in todo:
+        progress.started("states", len(passes) * sum_of(windows), 0)
+        for end in passes:
+            sites = todo[end]
             outputs = {site: self._mapped(end, site, write=True) for site in sites}
             record(self.models[end], windows, sites, outputs, starts, progress.computed)
             for site, x in outputs.items():
                 _check_finite(x, self.ends[end].name, site)
-            self._mark(end, sites).touch()
+                self._mark(end, site).touch()
         progress.ended()
 
-    def _mark(self, end: int, sites: Sequence[Site]) -> Path:
-        return self.folder / f"done-{end}-{short_id([one.name for one in sites])}"
+    def _mark(self, end: int, site: Site) -> Path:
+        return self.folder / f"done-{end}-{site}"
 
     def _mapped(self, end: int, site: Site, write: bool = False) -> Tensor:
         model = self.models[end]
@@ -540,6 +556,11 @@ def _steered(sites: Sequence[Site], wanted: bool | str) -> Site | None:
         if not found:
             raise SiteError(
                 f"{wanted} is none of the sites that are aligned", f"name one of {', '.join(map(str, sites))}"
+            )
+        if found[0].point not in ("resid_post", "resid_mid"):
+            raise SiteError(
+                f"nothing can be added at {wanted}",
+                "steer at a resid_post or resid_mid site, or pass --no-steer",
             )
         return found[0]
     if not wanted:

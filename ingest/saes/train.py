@@ -127,13 +127,15 @@ def _check_settings(seed: int, expansion: int, steps: int, l1: float, batch: int
     ):
         if not 1 <= value <= most:
             raise InvalidInput(f"{name} is {value}", f"it must be 1 to {most}")
-    if not (math.isfinite(l1) and l1 >= 0 and math.isfinite(lr) and lr > 0):
-        raise InvalidInput(f"l1 is {l1} and lr {lr}", "l1 must be 0 or more, lr more than 0")
+    if not (math.isfinite(l1) and l1 >= 0):
+        raise InvalidInput(f"l1 is {l1}", "it must be 0 or more")
+    if not (math.isfinite(lr) and lr > 0):
+        raise InvalidInput(f"lr is {lr}", "it must be more than 0")
 
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 1 << 63:
-        raise InvalidInput(f"the seed is {seed}", "it must be 0 or more")
+        raise InvalidInput(f"the seed is {seed}", "it must be 0 or more, and below 2^63")
 
 
 def row_blocks(n: int, columns: int) -> Iterator[slice]:

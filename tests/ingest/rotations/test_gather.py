@@ -84,6 +84,20 @@ def test_a_limit_and_sources(tmp_path: Path) -> None:
     assert len(np.unique(many.groups)) == 25 < len(many)
 
 
+def test_what_repeats_stays_together(tmp_path: Path) -> None:
+    """A text of one line again and again is one document, which cannot be fitted and scored."""
+    model = tiny.loaded("llama")
+    lines = [f'{{"text": "the king saw the queen {i % 5}"}}' for i in range(60)]
+    windows = cut(model, [prose.written(tmp_path, "\n".join(lines), "r.jsonl")], 24, None, lambda *_: None)
+    assert len(windows) == 60
+    assert windows.groups.tolist() == [i % 5 for i in range(60)]
+    alike = cut(
+        model, [prose.written(tmp_path, "\n".join(lines[:1] * 60), "a.jsonl")], 24, None, lambda *_: None
+    )
+    with pytest.raises(InvalidInput, match="makes 1 different document,"):
+        list(split(alike, 0))
+
+
 def test_a_text_without_a_second_token(tmp_path: Path) -> None:
     model = tiny.loaded("llama")
     with pytest.raises(InvalidInput, match="no window of two tokens"):
