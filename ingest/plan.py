@@ -429,7 +429,7 @@ _DIMENSION_BYTES = 50
 _STATE_BYTES = 3.0
 _WINDOW_BYTES = 90
 _TEXT_SHARE = 0.55
-EMPTY_BYTES = 536_576 + 15 * schema.BLOCK_BYTES
+EMPTY_BYTES = 536_576 + 19 * schema.BLOCK_BYTES
 """A catalogue with one small run: each small table and each key fills a block."""
 
 

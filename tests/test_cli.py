@@ -649,7 +649,7 @@ def test_align_prints_what_it_found(
     assert len(lines) == 6 and max(map(len, lines)) <= 80 and "\x1b" not in shown.out
     said = shown.err.splitlines()
     assert said[0] == "a note" and ("fitted before: nothing was run" in said) is already
-    assert said[-2].startswith("resid_post.0: the rotation explains no more (-0.900)")
+    assert said[-2].startswith("resid_post.0: the rotation explains -0.900, not surely more than one")
     assert said[-1] == "resid_post.0: 3 of 60 dimensions vary"
     objects = json.loads(run(*arguments, "--format", "json").out)
     assert [one["rotation_id"] for one in objects] == [3, 2, 6]

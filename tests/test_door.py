@@ -126,9 +126,11 @@ def test_methods_have_the_options_of_the_command(command: str, method: str) -> N
     options = {one.name: one.default for one in found.params}
     # Of these it is no place for what is printed.
     printed = {"format_"} if command in ("align", "sae train") else {"format_", "output"}
+    # A flag beside an option is False in its place.
+    printed |= {"no_steer"}
     assert set(parameters) - {"self", "progress"} == set(options) - printed
     for name, default in options.items():
-        if name not in ("format_", "output", "query") and isinstance(default, (str, int, float)):
+        if name not in ("format_", "output", "query", "no_steer") and isinstance(default, (str, int, float)):
             assert parameters[name].default == default, name
 
 
