@@ -25,9 +25,11 @@ SOURCES = 20
 
 
 class Windows(list[Ids]):
-    """Windows of token ids as ingest cuts them; `groups` (n,) numbers what must not be torn apart."""
+    """Windows of token ids as ingest cuts them, no two alike; `groups` (n,) numbers what must not be torn apart, `repeats`
+    counts the windows that were left out because they came before."""
 
     groups: NDArray[np.int64]
+    repeats: int = 0
 
 
 def cut(
@@ -39,10 +41,12 @@ def cut(
 ) -> Windows:
     """The first windows of a text that have more than a first position, up to the one that reaches `max_tokens`.
 
+    A window of the very tokens of an earlier one is left out: what is fitted on one would be scored on the other.
+
     Raises:
         InvalidInput: if there is none, or `context` has no room for a token.
     """
-    found, sources = Windows(), list[str]()
+    found, sources, seen = Windows(), list[str](), set[bytes]()
     prefix, suffix = model.tokenizer_adds()
     for number, file in enumerate(files):
         tokens = 0
@@ -54,7 +58,10 @@ def cut(
             tokens += len(one.ids)
             if i % _REPORT == 0:
                 counted(file.name, tokens)
-            if len(one.ids) > 1:
+            if one.ids.tobytes() in seen:
+                found.repeats += 1
+            elif len(one.ids) > 1:
+                seen.add(one.ids.tobytes())
                 found.append(one.ids.astype(np.int64))
                 sources.append(f"{number} {one.source}")
         if max_tokens is not None and sum_of(found) >= max_tokens:
@@ -63,27 +70,8 @@ def cut(
         raise InvalidInput("the text has no window of two tokens or more", "pass a longer text")
     names = {name: i for i, name in enumerate(dict.fromkeys(sources))}
     by_source = np.array([names[name] for name in sources], np.int64)
-    groups = by_source if len(names) >= SOURCES else np.arange(len(found), dtype=np.int64)
-    found.groups = _with_repeats(found, groups)
+    found.groups = by_source if len(names) >= SOURCES else np.arange(len(found), dtype=np.int64)
     return found
-
-
-def _with_repeats(windows: Sequence[Ids], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The groups, those joined that hold a window of the same tokens: a text that repeats itself must not be scored on what it
-    was fitted on."""
-    parent = list(range(int(groups.max()) + 1))
-
-    def root(group: int) -> int:
-        while parent[group] != group:
-            parent[group] = parent[parent[group]]
-            group = parent[group]
-        return group
-
-    first: dict[bytes, int] = {}
-    for window, group in zip(windows, groups.tolist(), strict=True):
-        one, other = root(group), root(first.setdefault(window.tobytes(), group))
-        parent[max(one, other)] = min(one, other)
-    return np.unique([root(group) for group in groups.tolist()], return_inverse=True)[1].astype(np.int64)
 
 
 def sum_of(windows: Sequence[Ids]) -> int:

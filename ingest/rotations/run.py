@@ -340,6 +340,9 @@ class _Job:
         self.path, self.spec, self.models, self.ends, self.seed = path, spec, models, ends, seed
         self.sites, self.windows = list(sites), windows
         self.notes: list[str] = []
+        if windows.repeats:
+            were = "window was" if windows.repeats == 1 else "windows were"
+            self.notes.append(f"{windows.repeats:,} {were} left out: the same tokens stood in an earlier one")
         self.parts = list(split(windows, seed))
         """Windows of each part; rows of a `Paired` are in that order."""
         self.order = [i for part in self.parts for i in part]

@@ -78,19 +78,18 @@ def test_a_limit_and_sources(tmp_path: Path) -> None:
     assert 50 <= sum(map(len, some)) < 50 + 24
     assert all((a == b).all() for a, b in zip(some, every, strict=False))
     # One source: kept apart by window. Many: by source, however many windows each has.
-    assert len(np.unique(every.groups)) == len({window.tobytes() for window in every}) > 30
-    lines = "\n".join(f'{{"text": "{"the king saw " * 9}{i}"}}' for i in range(25))
+    assert len(np.unique(every.groups)) == len(every) == len({window.tobytes() for window in every}) > 30
+    lines = "\n".join(f'{{"text": "{i} {f"the {i} king saw " * 9}"}}' for i in range(25))
     many = cut(model, [prose.written(tmp_path, lines, "m.jsonl")], 24, None, lambda *_: None)
     assert len(np.unique(many.groups)) == 25 < len(many)
 
 
-def test_what_repeats_stays_together(tmp_path: Path) -> None:
-    """A text of one line again and again is one document, which cannot be fitted and scored."""
+def test_what_repeats_counts_once(tmp_path: Path) -> None:
+    """A text of few lines again and again has few documents, however long it is."""
     model = tiny.loaded("llama")
     lines = [f'{{"text": "the king saw the queen {i % 5}"}}' for i in range(60)]
     windows = cut(model, [prose.written(tmp_path, "\n".join(lines), "r.jsonl")], 24, None, lambda *_: None)
-    assert len(windows) == 60
-    assert windows.groups.tolist() == [i % 5 for i in range(60)]
+    assert (len(windows), windows.repeats) == (5, 55)
     alike = cut(
         model, [prose.written(tmp_path, "\n".join(lines[:1] * 60), "a.jsonl")], 24, None, lambda *_: None
     )
