@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -769,8 +770,13 @@ def test_interrupt_is_one_line_and_130(catalogue: Made) -> None:
         start_new_session=True,
     ) as child:
         time.sleep(1.5)
-        os.killpg(child.pid, signal.SIGINT)
-        out, err = child.communicate(timeout=30)
+        for _ in range(6):
+            # On a busy machine the first one may meet an import, which swallows it.
+            os.killpg(child.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(5)
+                break
+        out, err = child.communicate(timeout=5)
     assert (child.returncode, out, err) == (130, "", "interrupted\n")
 
 
