@@ -42,9 +42,13 @@ _SHARD = 8192
 @lru_cache(maxsize=16)
 def haar(width: int, seed: int) -> torch.Tensor:
     """A Haar-random orthogonal matrix, float32 (width, width), drawn from `seed` (Mezzadri 2007: QR with fixed signs)."""
-    gaussian = torch.from_numpy(np.random.default_rng([seed, width]).standard_normal((width, width)))
-    q, r = torch.linalg.qr(gaussian)
-    return (q * torch.sign(torch.diagonal(r))).float()
+    return draw_haar(width, np.random.default_rng([seed, width])).float()
+
+
+def draw_haar(width: int, generator: np.random.Generator) -> torch.Tensor:
+    """The next one of a generator, float64 (width, width)."""
+    q, r = torch.linalg.qr(torch.from_numpy(generator.standard_normal((width, width))))
+    return q * torch.sign(torch.diagonal(r))
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,14 @@ def cut(
         InvalidInput: if there is none, or `context` has no room for a token.
     """
     found, sources, seen = Windows(), list[str](), set[bytes]()
+    taken = 0
     prefix, suffix = model.tokenizer_adds()
     for number, file in enumerate(files):
         tokens = 0
         for i, one in enumerate(
             texts.windows(file, model.tokenizer, context=context, prefix=prefix, suffix=suffix)
         ):
-            if max_tokens is not None and sum_of(found) >= max_tokens:
+            if max_tokens is not None and taken >= max_tokens:
                 break
             tokens += len(one.ids)
             if i % _REPORT == 0:
@@ -63,8 +64,9 @@ def cut(
             elif len(one.ids) > 1:
                 seen.add(one.ids.tobytes())
                 found.append(one.ids.astype(np.int64))
+                taken += len(one.ids)
                 sources.append(f"{number} {one.source}")
-        if max_tokens is not None and sum_of(found) >= max_tokens:
+        if max_tokens is not None and taken >= max_tokens:
             break
     if not found:
         raise InvalidInput("the text has no window of two tokens or more", "pass a longer text")

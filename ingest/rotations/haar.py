@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..features.controls import draw_haar
 from .fit import MOST_ASSIGNED
 
 ONE_SIDED = ("ks_distance",)
@@ -93,16 +94,10 @@ def n_draws(width: int) -> int:
     return 99 if width <= 1024 else 19
 
 
-def draw(width: int, generator: np.random.Generator) -> Tensor:
-    """A Haar-random orthogonal matrix, float64 [width, width] (Mezzadri 2007: QR with fixed signs)."""
-    q, r = torch.linalg.qr(torch.from_numpy(generator.standard_normal((width, width))))
-    return q * torch.sign(torch.diagonal(r))
-
-
 @lru_cache(maxsize=16)
 def _draws(width: int, seed: int) -> dict[str, NDArray[np.float64]]:
     generator = np.random.default_rng([seed, width])
-    rows = [statistics(draw(width, generator)) for _ in range(n_draws(width))]
+    rows = [statistics(draw_haar(width, generator)) for _ in range(n_draws(width))]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -32,8 +32,3 @@ class Rotation:
     def direction_to_b(self, v: Tensor) -> Tensor:
         """Row vectors of A, [..., width], such as a steering direction, in B's basis: no mean is moved."""
         return v @ self.matrix
-
-    @property
-    def inverse(self) -> Rotation:
-        """From B to A."""
-        return Rotation(self.matrix.T, self.mean_b, self.mean_a, self.std_b, self.std_a)

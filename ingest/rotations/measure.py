@@ -25,14 +25,12 @@ from .chance import chance, n_draws
 from .explained import Explained, explained
 from .features import Carried, carry_features, insert_carried
 from .fit import Fitted, fit, ridge_map
-from .labels import labels
+from .labels import Label
 from .maps import Rotation
 from .paired import Paired, n_rows
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from ..loaded import LoadedModel
 
 _OWN = {"sae_ev": "rotated", "firing_correlation": "rotated", "sae_ev_scalar": "rotated", "decoder_cosine": "shared_seed",
         "decoder_match_0.5": "shared_seed", "decoder_cosine_rotated": "rotated"}  # fmt: skip
@@ -59,8 +57,7 @@ class Measured:
 def measure(
     path: Path,
     paired: Paired,
-    model_a: LoadedModel,
-    windows: Sequence[NDArray[np.int64]],
+    marked: Sequence[Label],
     site: Site,
     site_a_id: str,
     site_b_id: str,
@@ -68,8 +65,8 @@ def measure(
     texts: Sequence[Any],
     seed: int,
 ) -> Measured:
-    """Fit the rotation between the states in `paired` and measure it; `names` are those of A and B, `texts` what they read
-    (SHA-256 and kind of each)."""
+    """Fit the rotation between the states in `paired` and measure it; `marked` are labels of their rows, `names` those of A
+    and B, `texts` what they read (SHA-256 and kind of each)."""
     fitted = fit(paired, seed)
     found = explained(paired, fitted)
     # One draw after another: what a seed gives does not depend on how many there are.
@@ -87,9 +84,7 @@ def measure(
         )  # fmt: skip
     figures += _haar_figures(fitted, site_b_id, names[0], n_rows(paired.fit), seed)
     figures += code_figures(paired, fitted, site_b_id, names[0], seed)
-    figures += prototype_figures(
-        paired, fitted, labels(model_a, windows, paired, seed), site_b_id, names[0], seed
-    )
+    figures += prototype_figures(paired, fitted, marked, site_b_id, names[0], seed)
     more, notes = _dictionary_figures(path, paired, fitted, names, site, site_b_id, texts, seed)
     carried = carry_features(path, fitted.rotation, site_a_id, site_b_id, names[0], seed)
     components = {

@@ -29,6 +29,7 @@ from ..sites import Site
 from . import measure
 from .contrasts import Contrast, contrasts
 from .gather import Windows, cut, record, row_starts, split, sum_of
+from .labels import Label, labels
 from .maps import Rotation
 from .paired import Paired
 from .steer import Steered
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 VERSION = 1
 """Part of a run's identity: another number where the same arguments come to mean another measurement."""
 LIMIT_TOKENS = 65_536
-_STREAM = ("embed", "resid_post", "resid_mid", "final_norm")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ class _End:
     model_id: str
     width: int
     tokenizer: str
-    weights: str
 
 
 def align(
@@ -185,7 +184,7 @@ def align(
 
 def _end(connection: duckdb.DuckDBPyConnection, name: str) -> _End:
     row = connection.execute(
-        "SELECT name, model_id, width, tokenizer_sha256, weights_sha256 FROM models WHERE name = ?", [name]
+        "SELECT name, model_id, width, tokenizer_sha256 FROM models WHERE name = ?", [name]
     ).fetchone()
     if row is None:
         names = [one for (one,) in connection.execute("SELECT name FROM models ORDER BY name").fetchall()]
@@ -352,6 +351,7 @@ class _Job:
         self.device = device if device.type == "cuda" else torch.device("cpu")
         """Where sums are taken: float64 is not everywhere."""
         self._carried: Rotation | None = None
+        self._labels: list[Label] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -464,8 +464,12 @@ class _Job:
             assert self.steered is not None
             return self._steer(self.steered)
         site = self.sites[i]
+        paired = self.paired(site)
+        if self._labels is None:
+            # Rows are the same tokens at every site.
+            self._labels = labels(self.models[0], self.windows, paired, self.seed)
         found = measure.measure(
-            self.path, self.paired(site), self.models[0], self.windows, site, self._site_id(0, site),
+            self.path, paired, self._labels, site, self._site_id(0, site),
             self._site_id(1, site), (self.ends[0].name, self.ends[1].name),
             self.spec.params["texts"], self.seed,
         )  # fmt: skip

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
 from scipy import stats
 
+from signarium.ingest.features.controls import draw_haar
 from signarium.ingest.rotations import haar
 from signarium.ingest.rotations.fit import fit
-from signarium.ingest.rotations.haar import Reference, cyclic_shift, draw, statistics
+from signarium.ingest.rotations.haar import Reference, cyclic_shift, statistics
 
 NAMES = (
     "frobenius_from_identity", "ks_distance", "signed_permutation_distance", "trace_1", "trace_2", "trace_3",
@@ -47,7 +48,7 @@ def test_of_a_plane_turned_by_hand():
 @given(seed=st.integers(0, 999), width=st.integers(1, 40))
 @settings(max_examples=20, deadline=None)
 def test_against_the_eigenvalues_themselves(seed, width):
-    r = draw(width, np.random.default_rng(seed))
+    r = draw_haar(width, np.random.default_rng(seed))
     assert torch.allclose(r.T @ r, torch.eye(width, dtype=torch.float64), atol=1e-12)
     found = statistics(r)
     angles = np.abs(np.angle(np.linalg.eigvals(r.numpy())))
@@ -62,7 +63,7 @@ def test_against_the_eigenvalues_themselves(seed, width):
 def test_traces_are_those_of_haar_matrices():
     """Mean 0, 1, 0 and variance 1, 2, 3 (Diaconis and Shahshahani): QR without the sign fix fails this."""
     generator = np.random.default_rng(0)
-    found = [statistics(draw(24, generator)) for _ in range(600)]
+    found = [statistics(draw_haar(24, generator)) for _ in range(600)]
     for k in (1, 2, 3):
         traces = np.array([one[f"trace_{k}"] for one in found])
         assert traces.mean() == pytest.approx(1 if k == 2 else 0, abs=4 * math.sqrt(k / 600))
@@ -73,7 +74,7 @@ def test_traces_are_those_of_haar_matrices():
 def test_p_values_of_haar_matrices_are_uniform():
     """Two hundred against the 199 of the reference: a distance above 0.2 has a chance below one in a thousand."""
     reference, generator = Reference(12, 0), np.random.default_rng(1)
-    found = [reference.p_values(statistics(draw(12, generator))) for _ in range(200)]
+    found = [reference.p_values(statistics(draw_haar(12, generator))) for _ in range(200)]
     for name in NAMES:
         values = np.array([one[name] for one in found])
         assert stats.kstest(values, "uniform").statistic < 0.2
@@ -117,7 +118,7 @@ def test_a_haar_matrix_and_unrelated_states_look_alike():
     fitted = fit(paired(normal(2000, 64, 0), normal(2000, 64, 1)), 0)
     assert min(p_values(fitted.rotation.matrix).values()) > 0.01
     assert min(p_values(fitted.shuffled).values()) > 0.01
-    assert min(p_values(draw(64, np.random.default_rng(5))).values()) > 0.01
+    assert min(p_values(draw_haar(64, np.random.default_rng(5))).values()) > 0.01
 
 
 def test_the_eigenvalues_of_a_cyclic_shift_look_random_and_its_axes_do_not():
