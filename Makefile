@@ -7,8 +7,11 @@ DEMO   := build/demo
 FAMILY := ingest/dyck/family
 # SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
 DEMO_TOKENS ?= 20000
+# What `make bench` compares with; options for it, such as BENCH="--only search --quick".
+PEERS  ?= build/peers
+BENCH  ?=
 
-.PHONY: help setup demo test test-gpu lint docs family bench clean
+.PHONY: help setup demo test test-gpu lint docs family bench bench-gpu bench-setup clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -70,8 +73,19 @@ docs: setup      ## write the generated references
 family: setup    ## what rotations between the seeds of the toy family carry: the table in the README (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/family.py
 
-bench: setup     ## what the README claims about speed, measured here
-	$(BIN)/python benchmarks/run.py
+bench: setup     ## what the README claims about speed, measured here beside peers (25 minutes on 2 cores; make bench-setup first)
+	$(BIN)/python benchmarks/run.py --peers $(PEERS) $(BENCH)
+
+bench-gpu: setup ## the same for a GPU (needs CUDA)
+	$(BIN)/python benchmarks/gpu.py $(BENCH)
+
+bench-setup: $(PEERS)/.installed ## the libraries that make bench compares with, in an environment of their own
+
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the peers need Python 3.11 or newer")'
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
 
 clean:           ## remove what the demo and the builds left
 	rm -rf build dist *.egg-info

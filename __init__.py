@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .ingest.saes.add import SaeReport
     from .ingest.saes.train import TrainReport
     from .queries.card import FeatureCard
-    from .queries.nearest import Answer, Place
+    from .queries.nearest import Answer, Neighbours, Place
     from .queries.neurons import NeuronCard
     from .queries.rotations import StoredRotation
 
@@ -101,6 +101,7 @@ class Catalogue:
         where: str | None = None,
         position: int | None = None,
         approximate: bool = False,
+        engine: str = "auto",
         device: str = "auto",
     ) -> Answer:
         """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `neuron:`,
@@ -118,6 +119,8 @@ class Catalogue:
         from there, or back along one from the other, and searched among that model's codes at the site where the rotation
         leads. A stored item is carried by its signs alone, free text by its floats; `site` is that of `model`, and `.across`
         of the answer says what the rotation is worth.
+
+        `engine` is one of faiss, blocks, faiss-gpu and tensor, which give the same answer, or auto: see `engines`.
 
         Returns:
             `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in
@@ -162,10 +165,39 @@ class Catalogue:
             k=k,
             where=where,
             approximate=approximate,
+            engine=engine,
             encode=encode,
             encode_state=encode_state,
         )
         return replace(answer, query=searched[0]) if searched else answer
+
+    def search(
+        self,
+        queries: Codes,
+        *,
+        within: str | None = None,
+        model: str | None = None,
+        site: str | None = None,
+        centre: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = "auto",
+    ) -> Neighbours:
+        """The `k` codes nearest to each of `queries`, packed sign codes uint8 (q, bytes), all in one exact search.
+
+        What is searched is chosen as `nearest` does; neurons count in the polarity that they have. The more queries
+        at once, the less each takes.
+
+        Returns:
+            `.distances` int32 and `.items` int64, both (q, k'), by (distance, item); `.target` says what was searched.
+
+        Raises:
+            InvalidInput, NotFound: for what cannot be searched, naming what there is.
+        """
+        from .queries import nearest
+
+        target = nearest.resolve(self.path, within=within, model=model, site=site, centre=centre)
+        return nearest.search_all(self.path, target, queries, k=k, where=where, engine=engine)
 
     def features(
         self,
@@ -552,6 +584,13 @@ class Catalogue:
             pass
         with store.job_lock(self.path):
             return build_all(self.path)
+
+    def engines(self) -> pa.Table:
+        """Which search engine `auto` takes for 1, 64 and 1,024 queries over the largest code set of each width, and why:
+        the seconds that each is expected to take, from costs that `make bench` measured, and what keeps the others."""
+        from .queries.engines import engines
+
+        return engines(self.path)
 
     def upgrade(self) -> Path | None:
         """Bring an older catalogue to this schema; the copy that was kept, or None if nothing was to do."""

@@ -262,6 +262,11 @@ def _open(path: Path) -> Any:
     help="cpu, cuda, cuda:1, mps; auto takes the best there is.",
 )
 @click.option(
+    "--devices",
+    metavar="LIST",
+    help="Such as `cuda:0,cuda:1`, in place of --device: batches of types and states are shared out among them.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
@@ -426,6 +431,13 @@ def sql(
     "--approximate",
     is_flag=True,
     help="Search a part of the codes, chosen by an IVF index; says the recall measured. Not with --where.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "faiss", "blocks", "faiss-gpu", "tensor"]),
+    default="auto",
+    show_default=True,
+    help="What searches: all give the same answer. `db index --engines` says what auto takes.",
 )
 @click.option("--device", default="auto", show_default=True, help="For free text.")
 @output_options
@@ -1095,11 +1107,25 @@ def db_upgrade(db: Path) -> None:
 
 
 @db_group.command("index")
+@click.option(
+    "--engines", is_flag=True, help="Print which search engine is taken for how many queries, and why."
+)
+@output_options
 @click.pass_obj
-def db_index(db: Path) -> None:
+def db_index(db: Path, engines: bool, format_: str, output: Path | None) -> None:
     """Build the search indexes that are missing, stale or damaged, and delete those of nothing."""
     from .catalog.errors import SignariumError
 
+    _check_format(format_, output)
     if notes := _open(db).index():
         raise SignariumError(f"{len(notes)} indexes were not built: {notes[0]}", "mend that and run it again")
     _say(f"the indexes of {db} are complete")
+    if engines:
+        from .queries.engines import display
+
+        table = _open(db).engines()
+        for line in dict.fromkeys(
+            one for row in table.column("missing").to_pylist() for one in row.split("; ") if one
+        ):
+            _say(line)
+        _print(table, format_, output, display)

@@ -11,10 +11,13 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from measure import NotMeasured, Setting, run_json
 from numpy.typing import NDArray
+from table import Row, failed
 
 CATEGORIES, ANCHORS = 175, 50
 
@@ -34,6 +37,25 @@ def synthetic(file: Path, types: int, width: int, seed: int) -> NDArray[np.uint8
         codes[start : start + 8192] = part ^ flips
     codes.flush()
     return np.memmap(file, np.uint8, "r", shape=(types, size))
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Categories and discovered features with all their controls, at one site and centre."""
+    shapes = [(32_768, 576, 300)] if setting.quick else [(49_152, 576, 1500), (262_144, 5120, 1500)]
+    for types, width, seeds in shapes:
+        what = f"features of {types:,} types at width {width:,}: 175 categories, {seeds:,} seeds, one site and centre"
+        try:
+            found = run_json(
+                [sys.executable, __file__, *map(str, (types, width, seeds)), str(setting.scratch)]
+            )
+        except NotMeasured as error:
+            yield failed(what, error)
+            continue
+        yield Row(
+            what,
+            f"{found['categories_s']:.0f} s and {found['discovery_s']:.0f} s",
+            f"peak {found['peak_bytes'] / 2**30:.2f} GiB; baselines, once a model, {found['baselines_s']:.0f} s",
+        )
 
 
 def main() -> None:

@@ -14,13 +14,17 @@ import argparse
 import itertools
 import json
 import multiprocessing
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import NotMeasured, Setting, run_json
+from peers.harness import status
+from table import Row, failed
 
 
 def mapped(folder: Path, width: int, tokens: int) -> list[torch.Tensor]:
@@ -44,23 +48,15 @@ def make(folder: Path, width: int, tokens: int) -> None:
         both[1][start : start + len(a)] = (a + 0.5 * noise) @ turn
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory and not mapped from a file (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    raise OSError("no RssAnon in /proc/self/status")
-
-
 class Peak:
     """The most that is resident while the context is open, looked at every 10 ms, beyond what was at its start."""
 
     def __enter__(self) -> Peak:
-        self.bytes, self._open, begun = 0, True, resident()
+        self.bytes, self._open, begun = 0, True, status("RssAnon")
 
         def watch() -> None:
             while self._open:
-                self.bytes = max(self.bytes, resident() - begun)
+                self.bytes = max(self.bytes, status("RssAnon") - begun)
                 time.sleep(0.01)
 
         self._thread = threading.Thread(target=watch)
@@ -70,6 +66,25 @@ class Peak:
     def __exit__(self, *_: object) -> None:
         self._open = False
         self._thread.join()
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """A rotation at one site with all that it is compared with."""
+    for width, tokens in [(1024, 16_384)] if setting.quick else [(1024, 65_536), (4096, 65_536)]:
+        try:
+            found = run_json([sys.executable, __file__, str(width), str(tokens), str(setting.scratch)])
+        except NotMeasured as error:
+            yield failed(f"rotation of one site of width {width:,}, {tokens:,} tokens", error)
+            continue
+        seconds = sum(found[name] for name in ("fit_s", "explained_s", "statistics_s"))
+        yield Row(
+            f"rotation of one site of width {width:,}, {tokens:,} tokens, {found['device']}",
+            f"{seconds:.0f} s",
+            f"fit {found['fit_s']:.0f} s (of it decompositions {found['decompositions_s']:.0f} s), explained variance "
+            f"{found['explained_s']:.0f} s, statistics {found['statistics_s']:.0f} s; peak beyond the states "
+            f"{found['peak_bytes'] / 2**30:.2f} GiB, where a float64 matrix of that width has {width * width / 2**27:.2f}; "
+            f"33 such sites, extrapolated and not run: {33 * seconds / 60:.0f} min",
+        )
 
 
 def main() -> None:

@@ -14,9 +14,31 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from measure import NotMeasured, Setting, run_json
+from table import Row, failed
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Agreements of features with every neuron of a model, and coalitions in one block."""
+    # Neurons of a block, blocks, width, features: SmolLM2's, and those of a model with 8 billion parameters.
+    shapes = [(1536, 4, 576, 500)] if setting.quick else [(1536, 30, 576, 8400), (14_336, 32, 4096, 1500)]
+    for neurons, blocks, width, n in shapes:
+        what = f"agreements of {n:,} features with {blocks * neurons:,} neurons of width {width:,}"
+        try:
+            found = run_json([sys.executable, __file__, *map(str, (neurons, blocks, width, n))])
+        except NotMeasured as error:
+            yield failed(what, error)
+            continue
+        yield Row(
+            what,
+            f"{found['agreements_s']:.1f} s",
+            f"peak {found['peak_bytes'] / 2**30:.2f} GiB; coalitions of one block, 7 sizes, "
+            f"{found['coalition_s']:.1f} s, and in split halves {found['split_half_s']:.1f} s",
+        )
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codes import Codes, hamming, n_bytes
+from .engines import Distances
+from .engines.flat import faiss
 from .errors import InvalidInput
-from .index import CodeIndex, CodeSetInfo, Distances, Items, faiss, folder, renamed
+from .index import CodeIndex, CodeSetInfo, Items, folder, renamed
 
 _SAMPLE = 100
 _SEED = 0

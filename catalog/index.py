@@ -12,7 +12,6 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -22,22 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bulk, store
+from . import bulk, engines, store
 from .codes import Codes, n_bytes
+from .engines import Distances, Rows
+from .engines.flat import faiss
 from .errors import InvalidInput, NotFound, SignariumError
 
 if TYPE_CHECKING:
     import duckdb
 
 Items = NDArray[np.int64]
-Distances = NDArray[np.int32]
 
-_SHARD_ROWS = 65_536
-"""Fewer rows than this are not worth another thread."""
-_GATHER_SHARE = 0.5
-"""Up to this share of the rows a filter's rows are copied together; above it FAISS skips the others."""
-_GATHER_BYTES = 1 << 20
-"""What is copied at once: it stays in the core's cache."""
 _CACHE = "256MB"
 _SAMPLE_ROWS = 256
 """Rows whose bytes an index file must hold to be trusted: enough to tell another code set's from its own."""
@@ -51,35 +45,6 @@ class CodeSetInfo:
     width: int
     n: int
     state: str
-
-
-@cache
-def faiss() -> Any:
-    """The module `faiss`, with one OpenMP thread: we search shards side by side instead.
-
-    FAISS's flat index spreads its threads over queries, so one query gains nothing from them.
-
-    Raises:
-        SignariumError: if neither faiss-cpu nor faiss-gpu is installed.
-    """
-    try:
-        import faiss as module
-    except ImportError as error:
-        raise SignariumError(
-            "FAISS is not installed", 'run `pip install "signarium[cpu]"`, or [gpu] on a machine with CUDA'
-        ) from error
-    module.omp_set_num_threads(1)
-    return module
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads(), "search", initializer=lambda: faiss().omp_set_num_threads(1))
-
-
-def n_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CodeIndex:
@@ -97,6 +62,7 @@ class CodeIndex:
         self.width, self.codes, self._runs = width, codes, items.reshape(-1, 3)
         self.n = len(codes)
         self.unsaved = unsaved
+        self._opened: dict[str, engines.Searcher] = {}
 
     def items_of(self, rows: NDArray[np.int64]) -> Items:
         """Items of `rows`."""
@@ -115,15 +81,15 @@ class CodeIndex:
         return (self._runs[run, 0] + offset)[(run >= 0) & (offset < self._runs[run, 2])]
 
     def search(
-        self, queries: Codes, k: int, rows: NDArray[np.int64] | None = None
+        self, queries: Codes, k: int, rows: Rows | None = None, engine: str = engines.AUTO
     ) -> tuple[Distances, Items]:
         """The `k` codes nearest to each of `queries` (q, bytes), among `rows` (ascending) if given.
 
         Returns distances (q, k') in bits and items (q, k'), ordered by (distance, item); k' is the smaller of
-        `k` and the number of rows.
+        `k` and the number of rows. `engine` is one of `engines.ENGINES`; all give the same answer.
 
         Raises:
-            InvalidInput: if the queries have another width or `k` is not positive.
+            InvalidInput: if the queries have another width, `k` is not positive, or the engine cannot run here.
         """
         queries = np.ascontiguousarray(np.atleast_2d(queries))
         if queries.shape[1] != n_bytes(self.width):
@@ -132,82 +98,15 @@ class CodeIndex:
             )
         if k < 1:
             raise InvalidInput(f"-k {k} is not positive")
-        if rows is None:
-            found = self._spread(queries, k, self.n, lambda a, b: _scan(queries, self.codes[a:b], k, a))
-        elif len(rows) <= _GATHER_SHARE * self.n:
-            found = self._spread(queries, k, len(rows), lambda a, b: self._gather(queries, k, rows[a:b]))
-        else:
-            found = self._spread(queries, k, self.n, lambda a, b: self._select(queries, k, rows, a, b))
-        return found[0], self.items_of(found[1])
-
-    def _spread(self, queries: Codes, k: int, n: int, part: Any) -> tuple[Distances, NDArray[np.int64]]:
-        """Search `n` rows in shards side by side and merge; distances and rows, each (q, k')."""
-        if n == 0:
-            return np.empty((len(queries), 0), np.int32), np.empty((len(queries), 0), np.int64)
-        shards = max(1, min(n_threads(), n // _SHARD_ROWS))
-        edges = [n * i // shards for i in range(shards + 1)]
-        if shards == 1:
-            return merge([part(0, n)], k)
-        return merge(list(_pool().map(part, edges[:-1], edges[1:])), k)
-
-    def _gather(self, queries: Codes, k: int, rows: NDArray[np.int64]) -> tuple[Distances, NDArray[np.int64]]:
-        size = self.codes.shape[1]
-        step = max(1, _GATHER_BYTES // size)
-        buffer = np.empty((min(step, len(rows)), size), np.uint8)
-        parts = []
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
-            # `clip` writes to `out` without a copy in between; the rows are within bounds.
-            chosen = np.take(self.codes, some, axis=0, out=buffer[: len(some)], mode="clip")
-            distances, places = _scan(queries, chosen, k, 0)
-            parts.append((distances, some[places]))
-        return merge(parts, k)
-
-    def _select(
-        self, queries: Codes, k: int, rows: NDArray[np.int64], start: int, stop: int
-    ) -> tuple[Distances, NDArray[np.int64]]:
-        inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
-        marks = np.zeros(stop - start, np.bool_)
-        marks[inside - start] = True
-        bits = np.packbits(marks, bitorder="little")
-        return _scan(
-            queries, self.codes[start:stop], min(k, len(inside)), start, faiss().IDSelectorBitmap(bits)
-        )
-
-
-def merge(
-    parts: Sequence[tuple[Distances, NDArray[np.int64]]], k: int
-) -> tuple[Distances, NDArray[np.int64]]:
-    """The `k` best of several answers to the same queries, by (distance, id)."""
-    distances = np.concatenate([one[0] for one in parts], axis=1)
-    ids = np.concatenate([one[1] for one in parts], axis=1)
-    order = np.lexsort((ids, distances), axis=1)[:, :k]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1)
-
-
-def _scan(
-    queries: Codes, codes: Codes, k: int, first: int, selector: Any = None
-) -> tuple[Distances, NDArray[np.int64]]:
-    """FAISS's own kernel over a slice of rows; it keeps the lowest row among ties."""
-    lib = faiss()
-    k = min(k, len(codes))
-    distances = np.empty((len(queries), k), np.int32)
-    rows = np.empty((len(queries), k), np.int64)
-    if k == 0:
-        return distances, rows
-    heap = lib.int_maxheap_array_t()
-    heap.k, heap.nh, heap.val, heap.ids = k, len(queries), lib.swig_ptr(distances), lib.swig_ptr(rows)
-    lib.hammings_knn_hc(
-        heap,
-        lib.swig_ptr(queries),
-        lib.swig_ptr(codes),
-        len(codes),
-        codes.shape[1],
-        1,
-        lib.EXACT_TOPK,
-        selector,
-    )
-    return distances, rows + first
+        if engine == engines.AUTO:
+            n = self.n if rows is None else len(rows)
+            engine = engines.choose(
+                self.width, n, len(queries), started=engines.started() | set(self._opened)
+            )
+        if engine not in self._opened:
+            self._opened[engine] = engines.open(engine, self.codes, self.width)
+        distances, found = self._opened[engine].search(queries, k, rows)
+        return distances, self.items_of(found)
 
 
 # ---- files --------------------------------------------------------------------------------------

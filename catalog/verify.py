@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from . import index, store
 from .codes import n_bytes
+from .engines.flat import faiss
 from .errors import InvalidInput, SignariumError
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ def _indexes(path: Path, connection: duckdb.DuckDBPyConnection) -> Finding:
     """
     check = "index files that differ from the catalogue"
     try:
-        index.faiss()
+        faiss()
     except SignariumError:
         return Finding(check, 0, 0)
     looked, wrong = 0, 0

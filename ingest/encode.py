@@ -15,9 +15,9 @@ from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes, pack
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from ..catalog.ids import neuron_place
-from .forward import Clock, batches, default_batch_tokens, one_pass, run_batch
+from .forward import default_batch_tokens, one_pass, signs_of
 from .model import LoadedModel, find_device, load_model
-from .pack import Collector, check_norms, norms_of
+from .pack import check_norms, norms_of
 from .sites import Site
 from .text import token_ids
 
@@ -105,11 +105,10 @@ def encode_text(
     ids, chosen = _tokens_of(model, name, text, position)
     shift = None
     if centre == "mean":
-        shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32)).to(model.device)
-    collector = Collector(len(ids), {site: model.width_of(where)}, {site: {centre: shift}})
-    run_batch(model, [np.array(ids, dtype=np.int32)], [0], [where], collector, Clock())
+        shift = torch.from_numpy(site_mean(path, name, site).astype(np.float32))
+    rows = signs_of(model, [np.array(ids, dtype=np.int32)], [where], {site: {centre: shift}}, len(ids))
     token = model.tokenizer.decode([ids[chosen]])
-    return Encoded(collector.close()[site].codes[centre][chosen], token, chosen, len(ids))
+    return Encoded(rows[site].codes[centre][chosen], token, chosen, len(ids))
 
 
 def _tokens_of(model: LoadedModel, name: str, text: str, position: int | None) -> tuple[list[int], int]:
@@ -204,9 +203,7 @@ def encode_tokens(
     means = {site: site_mean(path, name, site) for site, centre in places if centre == "mean"}
     model = reload(path, name, device)
     for site, centre in places:
-        shift = None
-        if centre == "mean":
-            shift = torch.from_numpy(means[site].astype(np.float32)).to(model.device)
+        shift = torch.from_numpy(means[site].astype(np.float32)) if centre == "mean" else None
         centres.setdefault(site, {})[centre] = shift
     prefix, suffix = model.tokenizer_adds()
     special = len(prefix) + len(suffix)
@@ -224,14 +221,8 @@ def encode_tokens(
         for start in range(0, len(ids), room)
     ]
     lengths = [len(one) for one in windows]
-    starts = np.cumsum([0, *lengths])
     sites = [Site.from_name(site) for site in centres]
-    collector = Collector(int(starts[-1]), {one.name: model.width_of(one) for one in sites}, centres)
-    for batch in batches(lengths, default_batch_tokens(model.device)):
-        run_batch(
-            model, [windows[i] for i in batch], [int(starts[i]) for i in batch], sites, collector, Clock()
-        )
-    rows = collector.close()
+    rows = signs_of(model, windows, sites, centres, default_batch_tokens(model.device))
     every = np.concatenate(windows)
     return EncodedText(
         _token_texts(path, name, model, every),
@@ -307,20 +298,13 @@ def recheck(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]
                 width,
             )
     sites = [Site.from_name(site) for site, _, _ in sets]
-    collector = Collector(
-        len(chosen),
-        {one.name: model.width_of(one) for one in sites},
-        {one.name: {"zero": None} for one in sites},
-    )
-    run_batch(
+    again = signs_of(
         model,
         [np.array([i], dtype=np.int32) for i in chosen],
-        list(range(len(chosen))),
         sites,
-        collector,
-        Clock(),
+        {one.name: {"zero": None} for one in sites},
+        len(chosen),
     )
-    again = collector.close()
     for site, (items, codes, width) in stored.items():
         mine = again[site].codes["zero"][np.searchsorted(chosen, items)]
         differing = int(hamming(mine, codes).sum())

@@ -349,7 +349,9 @@ class LoadedModel:
                 else:
                     handles.append(module.register_forward_hook(partial(after, taps)))
             with contextlib.suppress(_Stop):
-                self.module(input_ids=input_ids.to(self.device), **kwargs)
+                # Pinned ids are fetched when the device comes to them; others are waited for.
+                ids = input_ids.to(self.device, non_blocking=input_ids.is_pinned())
+                self.module(input_ids=ids, **kwargs)
         if left:
             raise SiteError(f"{', '.join(map(str, left))} of {self.name} did not run in this pass")
 

@@ -7,7 +7,7 @@ import copy
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,33 @@ def find_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise ModelError(f"device {name!r} is not supported", "there is auto, cpu, cuda, mps")
     return device
+
+
+def find_devices(names: Sequence[str]) -> list[torch.device]:
+    """The devices that `--devices` names, in order. They must be of one kind, so that no code depends on which
+    of them computed it; a CPU may be named several times, any other device once.
+
+    Raises:
+        ModelError: if one is not here, if they are of several kinds, or if one is named twice.
+    """
+    devices = [find_device(one) for one in names]
+    if len(devices) == 1:
+        return devices
+    if not devices:
+        raise ModelError("--devices names none", "pass some, such as --devices cuda:0,cuda:1")
+    kinds = {
+        torch.cuda.get_device_name(one) if one.type == "cuda" else one.type: name
+        for one, name in zip(devices, names, strict=True)
+    }
+    if len(kinds) > 1:
+        what = f"{' and '.join(kinds.values())} are devices of different kinds ({', '.join(kinds)})"
+        raise ModelError(what, "pass those of one kind: others may round otherwise")
+    if devices[0].type != "cpu":
+        places = [one.index or 0 for one in devices]
+        for i, name in enumerate(names):
+            if places[i] in places[:i]:
+                raise ModelError(f"--devices names {name} twice", "pass each device once")
+    return devices
 
 
 @contextlib.contextmanager

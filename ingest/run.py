@@ -33,6 +33,7 @@ from .plan import (
 if TYPE_CHECKING:
     from .features.stage import Options, Stage
     from .model import LoadedModel
+    from .replicas import Replicas
     from .types import Also
     from .writers.neurons import NeuronStage
     from .writers.stage import WriterStage
@@ -134,6 +135,7 @@ def ingest(
     max_tokens: int | None = None,
     context: int | None = None,
     device: str = "auto",
+    devices: str | Sequence[str] | None = None,
     dtype: str = "auto",
     batch_tokens: int | None = None,
     bos: bool = False,
@@ -147,7 +149,9 @@ def ingest(
     """Run `model` over its vocabulary and over `text`, and leave its sign codes and features in the catalogue at `db`.
 
     What is there already is left alone, and an earlier try that was cut short is gone on with. `stages`
-    defaults to all, states only if there is a text. See `signarium ingest --help` for the options.
+    defaults to all, states only if there is a text. `devices` (names, or one string with commas) takes the place of
+    `device`: batches of the stages types and states are shared out among these, of one kind all of them, and the
+    rest runs on the first. See `signarium ingest --help` for the options.
 
     Raises:
         SignariumError: one of its subclasses, for anything that the caller can mend.
@@ -171,6 +175,9 @@ def ingest(
         )
     if seeds is not None and seeds < 1:
         raise InvalidInput("--seeds must be positive")
+    if devices is not None and device != "auto":
+        raise InvalidInput("--device and --devices exclude each other", "pass one of them")
+    names = devices.split(",") if isinstance(devices, str) else devices
     features = None
     if "features" in wanted:
         from .features.discovery import DEFAULT_SEEDS
@@ -197,7 +204,7 @@ def ingest(
             sites,
             max_tokens,
             context,
-            device,
+            [device] if names is None else [one.strip() for one in names],
             dtype,
             batch_tokens,
             bos,
@@ -238,7 +245,7 @@ def _ingest(
     spec: str | None,
     max_tokens: int | None,
     context: int | None,
-    device: str,
+    devices: list[str],
     dtype: str,
     batch_tokens: int | None,
     bos: bool,
@@ -249,10 +256,17 @@ def _ingest(
     progress: Progress,
     asked: bool,
 ) -> Report:
-    from .model import load_model
+    from .model import find_devices, load_model
+    from .replicas import Replicas
 
     progress.loading(f"loading {source}")
-    model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=random_init)
+    replicas = Replicas(
+        [
+            load_model(source, revision=revision, device=str(one), dtype=dtype, random_init=random_init)
+            for one in find_devices(devices)
+        ]
+    )
+    model = replicas.models[0]
     sites = model.parse_sites(spec) if spec else model.default_sites()
     if context is None:
         context = min(CONTEXT, model.max_positions or CONTEXT)
@@ -289,7 +303,9 @@ def _ingest(
         from .writers.stage import WriterStage
 
         writers = WriterStage(path, model, known, stage.n_features if stage is not None else 0, asked)
-    estimate = _estimate(path, model, known, plans, stage, neurons, writers, tuple(one.name for one in sites))
+    estimate = _estimate(
+        path, replicas, known, plans, stage, neurons, writers, tuple(one.name for one in sites)
+    )
     progress.planned(estimate)
     report = Report(known.name, estimate, dry_run)
     needed = estimate.stored_bytes + estimate.scratch_bytes
@@ -314,7 +330,7 @@ def _ingest(
         before = plan.tokens_done
         _run(
             path,
-            model,
+            replicas,
             known,
             plan,
             means,
@@ -384,7 +400,7 @@ def _settle(path: Path) -> None:
 
 def _estimate(
     path: Path,
-    model: LoadedModel,
+    replicas: Replicas,
     known: Known,
     plans: Sequence[JobPlan],
     stage: Stage | None,
@@ -397,7 +413,7 @@ def _estimate(
     fresh = 0 if path.exists() else EMPTY_BYTES
     return Estimate(
         model=known.name,
-        device=str(model.device),
+        device=replicas.device,
         sites=sites,
         tokens=sum(plan.tokens - plan.tokens_done for plan in todo)
         + (stage.tokens(todo) if stage is not None else 0),
@@ -416,7 +432,7 @@ def _estimate(
 
 def _run(
     path: Path,
-    model: LoadedModel,
+    replicas: Replicas,
     known: Known,
     plan: JobPlan,
     means: dict[str, NDArray[np.float64]],
@@ -439,17 +455,18 @@ def _run(
             journal.finish(True)
         return
     rows: list[TextPlan] = list(plan.texts)
-    start = journal.begin(model_row(model, known.name), str(model.device), [one.row for one in rows])
+    row = model_row(replicas.models[0], known.name)
+    start = journal.begin(row, replicas.device, [one.row for one in rows])
     progress.started(plan.spec.job, plan.tokens, plan.tokens_done)
     try:
         if plan.spec.job == "states":
-            run_states(model, plan, journal, start, means, context, batch_tokens, progress.computed)
+            run_states(replicas, plan, journal, start, means, context, batch_tokens, progress.computed)
         else:
             fixed = means if plan.spec.job == "types_bos" else {}
             plain = plan.spec.job == "types"
             found = run_types(
                 path,
-                model,
+                replicas,
                 plan,
                 journal,
                 start,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,14 +17,15 @@ from sqlalchemy.orm import Session
 from ..catalog import bulk, schema
 from ..catalog.codes import hamming
 from . import text as texts
-from .forward import Clock, batches, run_batch
+from .forward import Clock, Pass, batches, begin_pass
 from .journal import Journal, RunSpec, Shard
-from .pack import Collector, SiteRows
+from .pack import Centres, Packer, SiteRows, empty_rows
 from .types import write_tokens
 
 if TYPE_CHECKING:
     from .model import LoadedModel
     from .plan import JobPlan
+    from .replicas import Replicas
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,40 @@ def placed_windows(model: LoadedModel, plan: JobPlan, context: int) -> Iterator[
             tokens += len(window.ids)
 
 
+@dataclass
+class _Open:
+    """Windows that will be committed together, and their rows as they come in.
+
+    `alone` are the rows of one window on its own, where those are wanted; with others it has the `chosen` ones (first
+    row, rows).
+    """
+
+    start: int
+    windows: list[Placed]
+    rows: dict[str, SiteRows]
+    alone: dict[str, SiteRows] | None = None
+    chosen: tuple[int, int] = (0, 0)
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each window."""
+        return [len(one.window.ids) for one in self.windows]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows of one shard, by index, that go through a model together, and where their states end up."""
+
+    shard: _Open
+    windows: list[int]
+    starts: list[int]
+    into: dict[str, SiteRows]
+    last: bool
+
+
 def run_states(
-    model: LoadedModel,
+    replicas: Replicas,
     plan: JobPlan,
     journal: Journal,
     start: int,
@@ -67,92 +101,92 @@ def run_states(
         ModelError: if a hidden state is NaN or infinite.
         TextError: if a text changed since it was counted.
     """
-    spec = plan.spec
+    spec, model = plan.spec, replicas.models[0]
     centres = {
         site.name: {
-            centre: None
-            if centre == "zero"
-            else torch.from_numpy(means[site.name].astype(np.float32)).to(model.device)
+            centre: None if centre == "zero" else torch.from_numpy(means[site.name].astype(np.float32))
             for centre in spec.of(site)
         }
         for site in spec.sites
     }
+    packers = [Packer(one.device, centres) for one in replicas.models]
     strings = model.token_strings()
-    with journal:
-        number = 0
-        shard: list[Placed] = []
-        held = 0
 
-        def flush() -> None:
-            if shard and number > start:
-                _shard(
-                    model,
-                    spec,
-                    journal,
-                    number - len(shard),
-                    list(shard),
-                    centres,
-                    batch_tokens,
-                    computed,
-                    strings,
-                )
-            shard.clear()
+    def work(batch: _Batch) -> Callable[[int], tuple[_Batch, Pass]]:
+        return lambda i: (batch, _forward(replicas.models[i], packers[i], spec, batch))
 
-        for one in placed_windows(model, plan, context):
-            if number == start:
-                # What is committed already was only read to get here.
-                shard.clear()
-                held = 0
-            shard.append(one)
-            number += 1
-            held += len(one.window.ids)
-            if held >= plan.shard_tokens:
-                flush()
-                held = 0
-        flush()
+    with journal, replicas:
+        work_of = map(work, _batches(model, plan, start, context, batch_tokens, centres))
+        since = time.perf_counter()
+        for batch, passed in replicas.in_order(work_of):
+            shard, took = batch.shard, passed.settle(batch.into)
+            if batch.into is shard.rows:
+                shard.clock.add(took)
+                computed(sum(len(shard.windows[i].window.ids) for i in batch.windows))
+            if batch.last:
+                made = _shard(model, spec, shard, strings, time.perf_counter() - since)
+                since = time.perf_counter()
+                journal.submit(made)
 
 
-def _shard(
-    model: LoadedModel,
-    spec: RunSpec,
-    journal: Journal,
-    start: int,
-    shard: list[Placed],
-    centres: dict[str, dict[str, torch.Tensor | None]],
-    batch_tokens: int,
-    computed: Callable[[int], None],
-    strings: Sequence[str],
-) -> None:
-    begun = time.perf_counter()
-    lengths = [len(one.window.ids) for one in shard]
-    firsts = np.concatenate([[0], np.cumsum(lengths)])
-    clock = Clock()
-    collector = Collector(int(firsts[-1]), {site.name: model.width_of(site) for site in spec.sites}, centres)
-    first_batch: list[int] = []
-    for batch in batches(lengths, batch_tokens):
-        first_batch = first_batch or batch
-        run_batch(
-            model,
-            [shard[i].window.ids for i in batch],
-            [int(firsts[i]) for i in batch],
-            spec.sites,
-            collector,
-            clock,
-        )
-        computed(sum(lengths[i] for i in batch))
-    rows = collector.close()
-    flips = []
-    if start == 0 and len(first_batch) > 1:
-        flips = _flips(model, spec, shard[first_batch[0]], int(firsts[first_batch[0]]), rows, centres)
+def _forward(model: LoadedModel, packer: Packer, spec: RunSpec, batch: _Batch) -> Pass:
+    windows = [batch.shard.windows[i].window.ids for i in batch.windows]
+    return begin_pass(model, packer, windows, batch.starts, spec.sites)
+
+
+def _shards(
+    model: LoadedModel, plan: JobPlan, start: int, context: int
+) -> Iterator[tuple[int, list[Placed]]]:
+    """Windows from `start` on that are committed together, with the number of their first."""
+    number = start
+    shard: list[Placed] = []
+    held = 0
+    # What is committed already is only read to get here.
+    for one in islice(placed_windows(model, plan, context), start, None):
+        shard.append(one)
+        held += len(one.window.ids)
+        if held >= plan.shard_tokens:
+            yield number, shard
+            number += len(shard)
+            shard, held = [], 0
+    if shard:
+        yield number, shard
+
+
+def _batches(
+    model: LoadedModel, plan: JobPlan, start: int, context: int, batch_tokens: int, centres: Centres
+) -> Iterator[_Batch]:
+    """All batches of a run, shard by shard; text is read when the next one is asked for."""
+    widths = {site.name: model.width_of(site) for site in plan.spec.sites}
+    for number, windows in _shards(model, plan, start, context):
+        shard = _Open(number, windows, {})
+        firsts = np.cumsum([0, *shard.lengths])
+        shard.rows = empty_rows(int(firsts[-1]), widths, centres)
+        parts = list(batches(shard.lengths, batch_tokens))
+        wanted = number == 0 and len(parts[0]) > 1
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1 and not wanted
+            yield _Batch(shard, part, [int(firsts[j]) for j in part], shard.rows, last)
+        if wanted:
+            one = parts[0][0]
+            shard.chosen = int(firsts[one]), shard.lengths[one]
+            shard.alone = empty_rows(shard.lengths[one], widths, centres)
+            yield _Batch(shard, [one], [0], shard.alone, True)
+
+
+def _shard(model: LoadedModel, spec: RunSpec, shard: _Open, strings: Sequence[str], wall_s: float) -> Shard:
+    """A shard whose rows are all there, ready to be committed."""
+    windows, rows, lengths = shard.windows, shard.rows, shard.lengths
+    flips = _flips(spec, shard) if shard.alone is not None else []
     items = np.concatenate(
-        [np.arange(one.first_state, one.first_state + n) for one, n in zip(shard, lengths, strict=True)]
+        [np.arange(one.first_state, one.first_state + n) for one, n in zip(windows, lengths, strict=True)]
     )
 
     def write(session: Session) -> None:
-        if start == 0:
+        if shard.start == 0:
             write_tokens(session, model.tokenizer_sha256, strings)
         bulk.insert_figures(session, spec.run_id, flips)
-        _write_texts(session, shard, items)
+        _write_texts(session, windows, items)
         bulk.insert_codes(
             session,
             [
@@ -163,23 +197,14 @@ def _shard(
             ],
         )
 
-    wall = time.perf_counter() - begun
-    journal.submit(Shard(start, len(shard), len(items), clock.forward_s, clock.pack_s, wall, write))
+    clock = shard.clock
+    return Shard(shard.start, len(windows), len(items), clock.forward_s, clock.pack_s, wall_s, write)
 
 
-def _flips(
-    model: LoadedModel,
-    spec: RunSpec,
-    one: Placed,
-    first: int,
-    rows: dict[str, SiteRows],
-    centres: dict[str, dict[str, torch.Tensor | None]],
-) -> list[bulk.Figure]:
+def _flips(spec: RunSpec, shard: _Open) -> list[bulk.Figure]:
     """How many bits of one window differ when it goes through the model alone: what batching costs in bits."""
-    n = len(one.window.ids)
-    collector = Collector(n, {site.name: model.width_of(site) for site in spec.sites}, centres)
-    run_batch(model, [one.window.ids], [0], spec.sites, collector, Clock())
-    alone = collector.close()
+    assert shard.alone is not None
+    first, n = shard.chosen
     return [
         bulk.Figure(
             each.site_id,
@@ -190,8 +215,8 @@ def _flips(
             "in_sample",
             float(
                 hamming(
-                    alone[each.site.name].codes[each.centre],
-                    rows[each.site.name].codes[each.centre][first : first + n],
+                    shard.alone[each.site.name].codes[each.centre],
+                    shard.rows[each.site.name].codes[each.centre][first : first + n],
                 ).mean()
                 / each.width
             ),

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,13 +23,14 @@ from sqlalchemy.orm import Session
 
 from ..catalog import bulk, schema, store
 from ..catalog.errors import DiskFull
-from .forward import Clock, one_pass
+from .forward import Clock, mark, one_pass, seconds
 from .journal import Journal, RunSpec, Shard
 from .pack import SiteRows, Statistics, check_norms, norms_of, pack_signs
 
 if TYPE_CHECKING:
     from .model import LoadedModel
     from .plan import JobPlan
+    from .replicas import Replicas
     from .sites import Site
 
 
@@ -44,7 +46,7 @@ def scratch(path: Path, run_id: str) -> Path:
 
 def run_types(
     path: Path,
-    model: LoadedModel,
+    replicas: Replicas,
     plan: JobPlan,
     journal: Journal,
     start: int,
@@ -62,32 +64,34 @@ def run_types(
         ModelError: if a hidden state is NaN or infinite.
         DiskFull: if the scratch files do not fit.
     """
-    spec = plan.spec
+    spec, model = plan.spec, replicas.models[0]
     folder = scratch(path, spec.run_id)
     bounds = [
         (a, min(a + plan.shard_tokens, plan.tokens)) for a in range(start, plan.tokens, plan.shard_tokens)
     ]
-    with_bos = spec.job == "types_bos"
-    clocks: dict[int, tuple[Clock, float]] = {}
+    bos = model.bos_id if spec.job == "types_bos" else None
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise DiskFull(folder, during=True) from error
+    clocks = {a: (Clock(), 0.0) for a, _ in bounds}
+    missing = []
     for a, b in bounds:
-        clock, begun = Clock(), time.perf_counter()
-        if not _readable(folder / str(a), spec, b - a):
-            _compute(
-                folder / str(a),
-                model,
-                spec,
-                a,
-                b,
-                model.bos_id if with_bos else None,
-                batch_tokens,
-                clock,
-            )
-        clocks[a] = clock, time.perf_counter() - begun
-        computed(b - a)
+        if _readable(folder / str(a), spec, b - a):
+            computed(b - a)
+        else:
+            missing.append((a, b))
+
+    def work(place: tuple[int, int]) -> Callable[[int], _Computed]:
+        return lambda i: _compute(replicas.models[i], spec, *place, bos, batch_tokens)
+
+    with replicas:
+        begun = time.perf_counter()
+        for made in replicas.in_order(map(work, missing)):
+            _save(folder / str(made.start), made)
+            clocks[made.start] = made.clock, time.perf_counter() - begun
+            begun = time.perf_counter()
+            computed(made.n)
     statistics: dict[str, Statistics] = {}
     if start:
         # The first shard brought them. Scratch files that had to be made anew, in other batches, must not
@@ -151,40 +155,67 @@ def clear(path: Path, run_id: str) -> None:
         shutil.rmtree(folder)
 
 
+@dataclass(frozen=True)
+class _Computed:
+    """Hidden states of `n` tokens from `start` on, by site, with their statistics."""
+
+    start: int
+    n: int
+    states: dict[str, torch.Tensor]
+    statistics: dict[str, Statistics]
+    clock: Clock
+
+
 def _compute(
-    file: Path,
-    model: LoadedModel,
-    spec: RunSpec,
-    start: int,
-    stop: int,
-    bos: int | None,
-    batch_tokens: int,
-    clock: Clock,
-) -> None:
-    """Hidden states of tokens `start` .. `stop` at every site, and their statistics, into one file."""
+    model: LoadedModel, spec: RunSpec, start: int, stop: int, bos: int | None, batch_tokens: int
+) -> _Computed:
+    """Hidden states of tokens `start` .. `stop` at every site.
+
+    Raises:
+        ModelError: if one is NaN or infinite.
+    """
     step = max(1, batch_tokens // (1 if bos is None else 2))
     parts: dict[str, list[torch.Tensor]] = {site.name: [] for site in spec.sites}
+    # Copying to the host would wait for the device at every site, and sums in float64 are its work too.
+    where = model.device if model.device.type == "cuda" else torch.device("cpu")
 
     def keep(site: Site, x: torch.Tensor) -> None:
-        parts[site.name].append(x[:, -1].to("cpu", copy=True))
+        parts[site.name].append(x[:, -1].to(where, copy=True))
 
+    begun = mark(model.device)
     for a in range(start, stop, step):
         ids = torch.arange(a, min(a + step, stop))[:, None]
         if bos is not None:
             ids = torch.cat([torch.full_like(ids, bos), ids], dim=1)
-        begun = time.perf_counter()
         with one_pass(ids.numel()):
             model.forward(ids, None, spec.sites, keep)  # type: ignore[arg-type]
-        clock.forward_s += time.perf_counter() - begun
-    begun = time.perf_counter()
+    passed = mark(model.device)
+    states, statistics = {}, {}
+    with one_pass(stop - start):
+        for name, pieces in parts.items():
+            states[name] = x = torch.cat(pieces)
+            check_norms(norms_of(x).cpu().numpy(), name)
+            statistics[name] = Statistics.of(x)
+    ended = mark(model.device)
+    if where.type == "cuda":
+        torch.cuda.current_stream(where).synchronize()
+    clock = Clock(seconds(begun, passed), seconds(passed, ended))
+    return _Computed(start, stop - start, states, statistics, clock)
+
+
+def _save(file: Path, made: _Computed) -> None:
+    """Write them into one file; safetensors takes them from the host.
+
+    Raises:
+        DiskFull: if they do not fit.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    for name, pieces in parts.items():
-        x = torch.cat(pieces)
-        check_norms(norms_of(x).numpy(), name)
-        tensors[name] = x
-        for key, value in vars(Statistics.of(x)).items():
+    for name, x in made.states.items():
+        # All of it is there already, so it need not queue behind what the device computes by now.
+        with torch.cuda.stream(torch.cuda.Stream(x.device) if x.is_cuda else None):
+            tensors[name] = x.cpu()
+        for key, value in vars(made.statistics[name]).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value)
-    clock.pack_s += time.perf_counter() - begun
     temporary = file.with_name(file.name + ".tmp")
     try:
         save_file(tensors, str(temporary))

@@ -51,6 +51,7 @@ def nearest_across(
     k: int,
     where: str | None,
     approximate: bool,
+    engine: str,
     encode_state: Callable[[Place], NDArray[np.float64]] | None,
 ) -> Answer:
     """The `k` codes of model `across` nearest to an item of `model`, or to a free text whose floats `encode_state` gives.
@@ -83,6 +84,7 @@ def nearest_across(
                 parsed,
                 approximate,
                 start.both or target.view == "neurons",
+                engine,
             )
     if query is None:
         assert encode_state is not None
@@ -92,7 +94,7 @@ def nearest_across(
             parsed = parse_where(connection, where)
             code = carry.pack_about(floats, centre_b)
             both = target.view == "neurons"
-            answer = search_in(path, connection, target, code, k, parsed, approximate, both)
+            answer = search_in(path, connection, target, code, k, parsed, approximate, both, engine)
     how = Carried(start.found, query is not None, start.code is not None and start.prefer == "types")
     return replace(answer, query=start.words, place=start.place, across=how)
 

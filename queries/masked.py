@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog.codes import Codes, n_bytes, unpack
-from ..catalog.errors import InvalidInput
-from ..catalog.index import CodeIndex, Distances, Items
+from ..catalog import engines
+from ..catalog.codes import Codes
+from ..catalog.engines import Distances
+from ..catalog.index import CodeIndex, Items
 from .polarity import nearer
-
-_BLOCK_BYTES = 4 << 20
-_BLOCK_FEATURES = 1024
 
 
 @dataclass(frozen=True)
@@ -30,38 +28,30 @@ class Pattern:
         return np.bitwise_count(self.mask).sum(-1, dtype=np.int32)
 
 
-def differing(codes: Codes, pattern: Pattern) -> Distances:
+def differing(codes: Codes, pattern: Pattern, engine: str = engines.AUTO) -> Distances:
     """Registered dimensions on which each of `codes`, (n, bytes), differs from one pattern; int32 (n,).
 
-    Blocks of rows at a time, so that codes that lie in a file are read once and not kept.
+    Raises:
+        InvalidInput: if the codes have another width, or the engine cannot run here.
     """
-    size = len(pattern.mask)
-    if codes.ndim != 2 or codes.shape[1] != size:
-        raise InvalidInput(f"codes of shape {codes.shape} cannot be compared with a feature of {size} bytes")
-    # Eight bytes are counted at once.
-    words = -(-size // 8)
-    mask, polarity = np.zeros((2, 8 * words), np.uint8)
-    mask[:size], polarity[:size] = pattern.mask, pattern.polarity
-    rows = max(1, _BLOCK_BYTES // (8 * words))
-    padded = np.zeros((min(rows, len(codes)), 8 * words), np.uint8)
-    found = np.empty(len(codes), np.int32)
-    for start in range(0, len(codes), rows):
-        block = padded[: min(rows, len(codes) - start)]
-        block[:, :size] = codes[start : start + len(block)]
-        wrong = (block.view(np.uint64) ^ polarity.view(np.uint64)) & mask.view(np.uint64)
-        np.bitwise_count(wrong).sum(axis=1, dtype=np.int32, out=found[start : start + len(block)])
-    return found
+    width = 8 * len(pattern.mask)
+    return engines.differing(codes, pattern.polarity[None], pattern.mask[None], width=width, engine=engine)[0]
 
 
 def search(
-    index: CodeIndex, pattern: Pattern, k: int, rows: NDArray[np.int64] | None = None, both: bool = False
+    index: CodeIndex,
+    pattern: Pattern,
+    k: int,
+    rows: NDArray[np.int64] | None = None,
+    both: bool = False,
+    engine: str = engines.AUTO,
 ) -> tuple[Distances, Items]:
     """The `k` codes of an index that differ least from a pattern, among `rows` (ascending) if given; with `both`, in
     either polarity.
 
     Returns distances (1, k') and items (1, k') in order of (distance, item), as `CodeIndex.search` does.
     """
-    distances = differing(index.codes if rows is None else index.codes[rows], pattern)
+    distances = differing(index.codes if rows is None else index.codes[rows], pattern, engine)
     if both:
         distances, _ = nearer(distances, pattern.n_dims)
     n = len(distances)
@@ -72,20 +62,11 @@ def search(
     return distances[best][None], index.items_of(best if rows is None else rows[best])[None]
 
 
-def differing_each(codes: Codes, patterns: Pattern, width: int) -> NDArray[np.int32]:
+def differing_each(codes: Codes, patterns: Pattern, width: int, engine: str = engines.AUTO) -> Distances:
     """Registered dimensions on which each of `codes`, (n, bytes), differs from each of `patterns`; int32 (n, f).
 
-    A matrix product: with bits b and, on registered dimensions, expected signs s in -1, 1, b differs where
-    s (1 - 2b) = 1, so the count is that of the expected ones less b . s. Exact in float32 below 2**24 dimensions.
+    Raises:
+        InvalidInput: if the codes are not of `width` bits, or the engine cannot run here.
     """
-    if codes.shape[-1] != n_bytes(width):
-        raise InvalidInput(f"codes of {codes.shape[-1]} bytes are not of width {width}")
-    bits = unpack(codes, width).astype(np.float32)
-    found = np.empty((len(codes), len(patterns.mask)), np.int32)
-    for start in range(0, len(patterns.mask), _BLOCK_FEATURES):
-        part = slice(start, start + _BLOCK_FEATURES)
-        mask = unpack(patterns.mask[part], width)
-        positive = unpack(patterns.polarity[part] & patterns.mask[part], width)
-        signs = 2.0 * positive.astype(np.float32) - mask
-        found[:, part] = positive.sum(1, dtype=np.int32) - np.rint(bits @ signs.T).astype(np.int32)
-    return found
+    apart = engines.differing(codes, patterns.polarity, patterns.mask, width=width, engine=engine)
+    return np.ascontiguousarray(apart.T)

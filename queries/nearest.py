@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..catalog import codes, index, store
+from ..catalog import codes, engines, index, store
 from ..catalog.bulk import code_matrix
 from ..catalog.errors import InvalidInput
 from ..catalog.ids import neuron_item
@@ -38,6 +38,7 @@ EncodeState: TypeAlias = Callable[[Place], NDArray[np.float64]]
 __all__ = [
     "SUBJECTS",
     "Answer",
+    "Neighbours",
     "Place",
     "StoredQuery",
     "Target",
@@ -48,6 +49,7 @@ __all__ = [
     "parse_query",
     "resolve",
     "search",
+    "search_all",
     "summary",
 ]
 
@@ -64,6 +66,7 @@ def nearest(
     k: int = 10,
     where: str | None = None,
     approximate: bool = False,
+    engine: str = engines.AUTO,
     encode: Encode | None = None,
     encode_state: EncodeState | None = None,
 ) -> Answer:
@@ -71,7 +74,8 @@ def nearest(
     that model, to which the query is carried by a rotation, a free text as the floats of `encode_state`.
 
     From a feature, distance counts the registered dimensions that have another sign; among features, so do they,
-    and the order is that of agreement. Where a neuron is on either side, the nearer polarity counts, a column of its own.
+    and the order is that of agreement. Where a neuron is on either side, the nearer polarity counts, a column of its own. Every
+    `engine` (see `catalog/engines`) gives the same answer.
     A stored item is resolved and searched in one opening of the file; it is closed while a text is encoded.
 
     Raises:
@@ -84,6 +88,10 @@ def nearest(
         raise InvalidInput(f"{query!r} is free text", f"name a stored item: one of {KINDS}")
     kind = None if stored is None else stored.kind
     if approximate:
+        if engine != engines.AUTO:
+            raise InvalidInput(
+                "--approximate has an index of its own", "leave out --engine, or --approximate"
+            )
         if "neurons" in (within, f"{kind}s"):
             raise InvalidInput(
                 "approximate search knows one polarity, and neurons have two",
@@ -96,7 +104,7 @@ def nearest(
         from .across import nearest_across
 
         chosen = (within, model, across, site, centre)
-        return nearest_across(path, stored, *chosen, k, where, approximate, encode_state)
+        return nearest_across(path, stored, *chosen, k, where, approximate, engine, encode_state)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
         planned = plan(connection, stored, within, model, site, centre)
@@ -105,10 +113,13 @@ def nearest(
         elsewhere = target.view in (*OF_WEIGHTS, "directions")
         apart = planned.place if elsewhere and kind not in ("neuron", "code") else None
         if planned.code is not None:
-            answer = search_in(path, connection, target, planned.code, k, parsed, approximate, planned.both)
+            answer = search_in(
+                path, connection, target, planned.code, k, parsed, approximate, planned.both, engine
+            )
             return replace(answer, query=planned.words, place=apart)
     assert encode is not None
-    answer = search(path, target, encode(planned.place), k=k, where=where, approximate=approximate)
+    code = encode(planned.place)
+    answer = search(path, target, code, k=k, where=where, approximate=approximate, engine=engine)
     return replace(answer, place=apart)
 
 
@@ -120,6 +131,7 @@ def search(
     k: int = 10,
     where: str | None = None,
     approximate: bool = False,
+    engine: str = engines.AUTO,
 ) -> Answer:
     """The `k` codes of `target` nearest to `code`, uint8 (bytes,), among the rows for which `where` holds.
 
@@ -134,12 +146,56 @@ def search(
     _check_approximate(approximate, where)
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
-        return search_in(path, connection, target, code, k, parsed, approximate, target.view == "neurons")
+        both = target.view == "neurons"
+        return search_in(path, connection, target, code, k, parsed, approximate, both, engine)
 
 
 def _check_approximate(approximate: bool, where: str | None) -> None:
     if approximate and where is not None:
         raise InvalidInput("--approximate cannot be filtered", "leave out --approximate or --where")
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Neighbours of several queries: distances in bits, int32 (q, k'), and items, int64 (q, k'), by (distance, item)."""
+
+    target: Target
+    distances: NDArray[np.int32]
+    items: NDArray[np.int64]
+
+
+def search_all(
+    path: Path,
+    target: Target,
+    queries: codes.Codes,
+    *,
+    k: int = 10,
+    where: str | None = None,
+    engine: str = engines.AUTO,
+) -> Neighbours:
+    """The `k` codes of `target` nearest to each of `queries`, uint8 (q, bytes), among the rows for which `where` holds.
+
+    Raises:
+        InvalidInput: if the queries have another width, `k` is not positive, `where` fails, or the engine cannot run.
+    """
+    if target.view == "features":
+        raise InvalidInput(
+            "features are not searched in batches", "search states, types, neurons or the unembedding"
+        )
+    queries = np.atleast_2d(np.asarray(queries))
+    if queries.dtype != np.uint8 or queries.shape[1:] != (codes.n_bytes(target.width),):
+        raise InvalidInput(
+            f"queries are {queries.dtype} {queries.shape}",
+            f"give uint8 (q, {codes.n_bytes(target.width)}), packed signs",
+        )
+    with store.reading(path) as connection:
+        parsed = parse_where(connection, where)
+        opened = [index.get(path, info, connection) for info in target.infos]
+        kept = None if parsed is None else matching(path, connection, target, opened, parsed)
+    parts = [
+        one.search(queries, k, None if kept is None else kept[i], engine) for i, one in enumerate(opened)
+    ]
+    return Neighbours(target, *engines.merge(parts, k))
 
 
 def search_in(
@@ -151,18 +207,19 @@ def search_in(
     where: Where | None = None,
     approximate: bool = False,
     both: bool = False,
+    engine: str = engines.AUTO,
 ) -> Answer:
     """`search` with a file that is open; with `both`, in either polarity."""
     if target.view == "features":
         assert not isinstance(code, Pattern)
-        return _features(connection, target, code, k, where, both)
+        return _features(connection, target, code, k, where, both, engine)
     opened = [index.get(path, info, connection) for info in target.infos]
-    answer = _search_in(path, connection, target, opened, code, k, where, approximate, both)
+    answer = _search_in(path, connection, target, opened, code, k, where, approximate, both, engine)
     # The hits come from the index, their codes from the catalogue: if they disagree, the files are damaged.
     distances, polarities = _apart(answer.table, target, code, both)
     if not np.array_equal(distances, answer.table.column("distance").to_numpy()):
         opened = [index.build(path, info, connection) for info in target.infos]
-        answer = _search_in(path, connection, target, opened, code, k, where, approximate, both)
+        answer = _search_in(path, connection, target, opened, code, k, where, approximate, both, engine)
         _, polarities = _apart(answer.table, target, code, both)
     return _turned(connection, answer, polarities) if both else answer
 
@@ -177,6 +234,7 @@ def _search_in(
     where: Where | None,
     approximate: bool,
     both: bool,
+    engine: str,
 ) -> Answer:
     recalls: list[float] = []
     parts = []
@@ -186,7 +244,7 @@ def _search_in(
         rows = None if kept is None else kept[i]
         searched += one.n if rows is None else len(rows)
         if isinstance(code, Pattern):
-            parts.append(masked.search(one, code, k, rows, both))
+            parts.append(masked.search(one, code, k, rows, both, engine=engine))
         elif approximate:
             from ..catalog.approximate import approximate_index
 
@@ -195,8 +253,8 @@ def _search_in(
             parts.append((distances, items))
         else:
             turned = [code, opposite(code, target.width)] if both else [code]
-            parts.append(one.search(np.stack(turned), k, rows))
-    distances, items = index.merge(parts, k)
+            parts.append(one.search(np.stack(turned), k, rows, engine))
+    distances, items = engines.merge(parts, k)
     if both and not isinstance(code, Pattern):
         distances, items = either(distances, items, k)
     table = answer_rows(connection, target, items[0], distances[0])
@@ -241,6 +299,7 @@ def _features(
     k: int,
     where: Where | None,
     both: bool = False,
+    engine: str = engines.AUTO,
 ) -> Answer:
     """The features that a code agrees with most, in either polarity if `both` count: by agreement, then registered
     dimensions (the more the better), then id."""
@@ -250,7 +309,7 @@ def _features(
     kept = np.arange(len(there.ids))
     if where is not None:
         kept = np.flatnonzero(np.isin(there.ids, matching_items(connection, target, where)))
-    distance = masked.differing_each(code[None], there.patterns, target.width)[0]
+    distance = masked.differing_each(code[None], there.patterns, target.width, engine=engine)[0]
     agreement = codes.agreement(code, there.patterns.mask, there.patterns.polarity)
     sizes = there.patterns.n_dims
     turned: dict[str, NDArray[np.int32]] = {}

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog.codes import Codes, unpack
-from ..catalog.index import Distances, Items
+from ..catalog.engines import Distances
+from ..catalog.index import Items
 
 
 def opposite(code: Codes, width: int) -> Codes:

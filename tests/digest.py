@@ -181,9 +181,9 @@ def _serve() -> None:
     import signarium.ingest.states
     import signarium.ingest.types
     import signarium.migrations.manage
-    from signarium.catalog import index
+    from signarium.catalog.engines.flat import faiss
 
-    index.faiss()
+    faiss()
     # Before any operation, so that there are no threads to lose in a fork.
     torch.set_num_threads(1)
     shared = mmap.mmap(-1, 1 + 4 * len(PHASES))
@@ -312,7 +312,7 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
 
     tell(signarium.migrations.manage, "ensure", "create")
     tell(signarium.ingest.types, "_compute", "scratch")
-    tell(signarium.ingest.states, "_shard", "forward")
+    tell(signarium.ingest.states, "_forward", "forward")
     tell(signarium.ingest.journal.Journal, "_commit", "commit")
     tell(signarium.catalog.index, "build", "index")
 

@@ -357,6 +357,14 @@ def test_db_commands_on_a_current_file(run: Run, catalogue_copy: Path) -> None:
     assert run(*db, "upgrade").err == f"{catalogue_copy} is up to date\n"
     assert run(*db, "index").err == f"the indexes of {catalogue_copy} are complete\n"
     assert catalogue_copy.read_bytes() == before
+    said = run(*db, "index", "--engines", "--format", "json")
+    rows = json.loads(said.out)
+    assert {one["queries"] for one in rows} == {1, 64, 1024} and {one["width"] for one in rows} == {44, 48}
+    for one in rows:
+        assert one["engine"] == ("faiss" if one["queries"] == 1 else one["engine"])
+        assert one[f"{one['engine'].replace('-', '_')}_s"] > 0
+        assert set(one["missing"].split("; ")) <= set(said.err.splitlines()) | {""}
+    assert "faiss ms" in run(*db, "index", "--engines").out
     next(Path(f"{catalogue_copy}.indexes").glob("*.faiss")).unlink()
     assert run(*db, "index").code == 0
     with duckdb.connect(str(catalogue_copy), read_only=True) as connection:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...catalog import engines
 from ...catalog.codes import Codes, unpack
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest
@@ -19,7 +20,7 @@ Bools = NDArray[np.bool_]
 Counts = NDArray[np.signedinteger[Any]]
 BLOCK_BYTES = 32 << 20
 """What a block of unpacked bits may take, as float32."""
-_HELD_BYTES = 256 << 20
+_HELD_BYTES = 64 << 20
 """What the counts of some features over the whole vocabulary may take."""
 FIRES = 0.80
 """A code fires a feature when it agrees on this share of the registered dimensions (Bag of Dims, section 7)."""
@@ -46,13 +47,11 @@ class TypeBits:
         """0/1 of shape (*ids.shape, width)."""
         return unpack(self.codes[ids], self.width)
 
-    def blocks(self, columns: NDArray[np.int64] | None = None) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, 0/1 bits as float32 (rows, width)) over the whole vocabulary; some `columns` if given."""
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, 0/1 bits as float32 (rows, width)) over the whole vocabulary."""
         step = max(256, BLOCK_BYTES // (4 * self.width))
         for start in range(0, self.n, step):
-            part = unpack(self.codes[start : start + step], self.width)
-            part = part if columns is None else np.ascontiguousarray(part[:, columns])
-            yield start, torch.from_numpy(part).float()
+            yield start, torch.from_numpy(unpack(self.codes[start : start + step], self.width)).float()
 
     @cached_property
     def positive(self) -> NDArray[np.int64]:
@@ -86,22 +85,17 @@ class Patterns:
         return self.mask.sum(1)
 
     @cached_property
-    def weights(self) -> torch.Tensor:
-        """float32 (width, features): 1 for a dimension expected positive, -1 for one expected negative, else 0."""
-        signed = self.mask * np.where(self.polarity, 1, -1).astype(np.float32)
-        return torch.from_numpy(np.ascontiguousarray(signed.T.astype(np.float32)))
+    def signs(self) -> torch.Tensor:
+        """float32 (features, width): 1 for a dimension expected positive, -1 for one expected negative, else 0."""
+        signed = np.where(self.polarity, np.float32(1), np.float32(-1))
+        signed *= self.mask
+        return torch.from_numpy(signed)
 
-    @cached_property
-    def offsets(self) -> torch.Tensor:
-        """float32 (features,): dimensions expected negative."""
-        return torch.from_numpy((self.mask & ~self.polarity).sum(1).astype(np.float32))
-
-    def counts(self, bits: torch.Tensor) -> torch.Tensor:
-        """Registered dimensions of each feature on which each row of 0/1 `bits` (n, width) agrees: int32 (n, features).
-
-        One matrix product, exact: float32 holds whole numbers up to 2**24.
-        """
-        return (bits @ self.weights + self.offsets).to(torch.int32)
+    def counts(self, codes: Codes) -> NDArray[np.int32]:
+        """Registered dimensions of each feature on which each of `codes`, (n, bytes), agrees: (features, n)."""
+        masks, signs = self.packed()
+        # What differs from the opposite sign agrees.
+        return engines.differing(codes, ~signs, masks, width=self.mask.shape[1])
 
     def packed(self) -> tuple[Codes, Codes]:
         """Masks and polarities (zero outside the mask) as codes."""
@@ -130,29 +124,16 @@ def count_type(width: int) -> type[np.signedinteger[Any]]:
     return np.int16 if width <= np.iinfo(np.int16).max else np.int32
 
 
-def agreements(
-    types: TypeBits, patterns: Patterns, columns: NDArray[np.int64] | None = None
-) -> Iterator[tuple[int, Counts]]:
+def agreements(types: TypeBits, patterns: Patterns) -> Iterator[tuple[int, Counts]]:
     """(feature, agreeing dimensions with every type (n,)) for each feature, in order.
 
-    Matrix products over blocks of the vocabulary, for some hundred features at a time: what is held is bounded, and
-    a feature's row lies together. `columns` are the dimensions that the patterns are over, if not all.
+    For some hundred features at a time: what is held is bounded, and a feature's row lies together.
     """
-    step = max(64, _HELD_BYTES // (4 * types.n))
+    step = max(32, _HELD_BYTES // (4 * max(1, types.n)))
+    kind = count_type(types.width)
     for first in range(0, len(patterns), step):
-        some = patterns[first : first + step]
-        weights, offsets = some.weights.T.contiguous(), some.offsets[:, None]
-        held = np.empty((len(some), types.n), count_type(types.width))
-        # Made once: the system hands out fresh pages more slowly than they are filled.
-        space = torch.empty(0)
-        for start, block in types.blocks(columns):
-            size = len(some) * len(block)
-            space = space if len(space) >= size else torch.empty(size)
-            found = space[:size].view(len(some), len(block))
-            torch.mm(weights, block.T, out=found)
-            held[:, start : start + len(block)] = found.add_(offsets).numpy()
-        for i, row in enumerate(held):
-            yield first + i, row
+        for i, row in enumerate(patterns[first : first + step].counts(types.codes), first):
+            yield i, row.astype(kind)
 
 
 @dataclass(frozen=True)

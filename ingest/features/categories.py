@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
 from .anchors import Anchors, Vocabulary
-from .bits import Counts, Patterns, TypeBits, agreements, count_type, rng, tops
+from .bits import Patterns, TypeBits, agreements, rng, tops
 from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
-from .readers import log_odds, probes
+from .readers import linear, log_odds, probes
 from .rows import Found, summary
 
 TOP_TYPES = 50
@@ -72,47 +71,25 @@ def read_basis(types: TypeBits, split: Split, words: Ids) -> InBasis:
     whole = define(types, split.anchors, split.anchors)
     half = define(types, split.anchors, split.define)
     weights = log_odds(types, split.anchors, split.define, half.patterns.mask)
-    counted, halved, weighed = _scores(types, whole.patterns, half.patterns, weights)
+    counted, halved = ((row for _, row in agreements(types, one.patterns)) for one in (whole, half))
+    among = [None, words]
     return InBasis(
         whole,
         half,
         _read(counted, split.anchors, split.anchors),
-        _read(halved, split.score, split.anchors, words),
-        _read(weighed, split.score, split.anchors, words),
+        _read(halved, split.score, split.anchors, among),
+        _read(linear(types, weights), split.score, split.anchors, among),
         _best_dim_held_out(types, half, split),
     )
 
 
-def _scores(
-    types: TypeBits, whole: Patterns, half: Patterns, weights: torch.Tensor
-) -> tuple[Counts, Counts, NDArray[np.float32]]:
-    """Agreements with two lots of patterns and a weighted score, each (sets, types), in one pass over the types."""
-    n = len(whole)
-    together = torch.cat([whole.weights, half.weights, weights], 1).T.contiguous()
-    offsets = torch.cat([whole.offsets, half.offsets, torch.zeros(n)])[:, None]
-    kind = count_type(types.width)
-    counted, halved = np.empty((n, types.n), kind), np.empty((n, types.n), kind)
-    weighed = np.empty((n, types.n), np.float32)
-    for start, block in types.blocks():
-        part = slice(start, start + len(block))
-        found = torch.mm(together, block.T).add_(offsets)
-        counted[:, part] = found[:n].numpy()
-        halved[:, part] = found[n : 2 * n].numpy()
-        weighed[:, part] = found[2 * n :].numpy()
-    return counted, halved, weighed
-
-
 def _read(
-    scores: NDArray[np.generic],
+    scores: Iterable[NDArray[np.generic]],
     positives: Sequence[Ids],
     anchors: Sequence[Ids],
-    words: Ids | None = None,
-    but: Ids | None = None,
+    among: Sequence[Ids | None] = (None,),
 ) -> Reading:
-    among: list[Ids | None] = [None] if words is None else [None, words]
-    if but is not None:
-        every = np.arange(scores.shape[1])
-        among = [np.setdiff1d(every if one is None else one, but, assume_unique=True) for one in among]
+    """Percentiles by `scores`, a row (types,) a category, among all types and, if given, words: ids, or None for all."""
     found = Reading([], [])
     for row, own, left_out in zip(scores, positives, anchors, strict=True):
         everyone, *of_words = score(row, own, left_out, among)
@@ -158,7 +135,8 @@ def make(
     others = {name: one for name, one in read.items() if name != "standard"}
     rotated = {name: one for name, one in others.items() if name.startswith("haar:")}
     probe = probes(types, split.anchors, split.define, rng(seed, "probe", site_id, centre))
-    probed = _read(probe.scores, split.score, split.anchors, words, but=probe.negatives)
+    unseen = [np.setdiff1d(ids, probe.negatives, True) for ids in (np.arange(types.n), words)]
+    probed = _read(probe.scores, split.score, split.anchors, unseen)
     nulls = Nulls(types, rng(seed, "negatives", site_id, centre))
     by_size, by_rank = [], []
     for one in categories:

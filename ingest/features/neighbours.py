@@ -6,17 +6,13 @@ for their agreement agree; so each feature is also found on one random half of t
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ...catalog.index import CodeIndex, faiss, n_threads
-from .bits import Counts, Patterns, TypeBits, agreements
+from ...catalog import engines
+from .bits import Bools, Counts, Patterns, TypeBits, agreements
 
 NEIGHBOURS = 20
-_AT_ONCE = 128
 SAME = 0.9
 """Two features are one when the Jaccard index of their registered (dimension, sign) pairs is above this."""
 
@@ -28,24 +24,23 @@ def neighbours(types: TypeBits, seeds: Ids, columns: Ids | None = None) -> Ids:
 
     Over all dimensions, or over `columns`.
     """
-    codes, width = types.codes, types.width
+    codes = types.codes
     if columns is not None:
-        width = len(columns)
-        parts = [np.packbits(block.numpy().astype(np.uint8), axis=1) for _, block in types.blocks(columns)]
-        codes = np.concatenate(parts)
-    n = types.n
-    index = CodeIndex(width, np.ascontiguousarray(codes), np.array([[0, 0, n]]))
-    k = min(NEIGHBOURS + 1, n)
-    # A vocabulary is too small to be searched in shards; the seeds are split over the cores instead.
-    with ThreadPoolExecutor(n_threads(), initializer=lambda: faiss().omp_set_num_threads(1)) as pool:
-        answers = pool.map(
-            lambda i: index.search(codes[seeds[i : i + _AT_ONCE]], k)[1], range(0, len(seeds), _AT_ONCE)
-        )
-        found = np.concatenate(list(answers))
+        # Bits that are 0 in all codes add nothing to a distance.
+        codes = codes & np.packbits(_among(columns, types.width))
+    k = min(NEIGHBOURS + 1, types.n)
+    found = engines.search(codes, codes[seeds], k, width=types.width)[1]
     # Enough codes equal to the seed's, with lower ids, can push the seed itself out.
     own = found == seeds[:, None]
     own[~own.any(1), -1] = True
     return found[~own].reshape(len(seeds), k - 1)
+
+
+def _among(columns: Ids, width: int) -> Bools:
+    """(width,): whether a dimension is one of `columns`."""
+    found = np.zeros(width, np.bool_)
+    found[columns] = True
+    return found
 
 
 def common(types: TypeBits, sets: Ids) -> Patterns:
@@ -65,23 +60,19 @@ def distinct(patterns: Patterns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     The first of those that repeat each other stays; a feature without dimensions is none and gets -1.
     """
     n = len(patterns)
-    positive = torch.from_numpy((patterns.mask & patterns.polarity).astype(np.float32))
-    negative = torch.from_numpy((patterns.mask & ~patterns.polarity).astype(np.float32))
+    masks, signs = patterns.packed()
+    # Registered pairs as bits of their own: of those of one feature, the ones that another has differ from 0.
+    pairs = np.concatenate([signs, masks & ~signs], 1)
+    shared = engines.differing(pairs, np.zeros_like(pairs), pairs, width=8 * pairs.shape[1])
     sizes = patterns.n_dims
-    shared = (positive @ positive.T + negative @ negative.T).numpy()
     jaccard = shared / np.maximum(sizes[:, None] + sizes[None, :] - shared, 1)
     stands_for = np.full(n, -1, np.int64)
-    kept: list[int] = []
-    for i in range(n):
-        if sizes[i] == 0:
-            continue
-        same = [j for j in kept if jaccard[i, j] > SAME] if kept else []
-        if same:
-            stands_for[i] = same[0]
-        else:
-            stands_for[i] = i
-            kept.append(i)
-    return np.array(kept, np.int64), stands_for
+    kept = np.zeros(n, np.bool_)
+    for i in np.flatnonzero(sizes):
+        same = np.flatnonzero((jaccard[i] > SAME) & kept)
+        kept[i] = not len(same)
+        stands_for[i] = i if kept[i] else same[0]
+    return np.flatnonzero(kept), stands_for
 
 
 def halves_auc(types: TypeBits, seeds: Ids, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -99,10 +90,9 @@ def halves(types: TypeBits, sets: Ids, left_out: Ids, generator: np.random.Gener
     The other types of the set define a pattern on that half; the scored ones stand among all types but those
     `left_out`. NaN where the defining ones have nothing in common. The mean over a row is a held-out AUC.
     """
-    read_on = _halves_of(types.width, generator)[1]
+    read_on = _among(_halves_of(types.width, generator)[1], types.width)
     whole = common(types, sets[:, ::2])
-    patterns = Patterns(whole.mask[:, read_on], whole.polarity[:, read_on])
-    return read_auc(types, patterns, sets[:, 1::2], left_out, read_on)
+    return read_auc(types, Patterns(whole.mask & read_on, whole.polarity), sets[:, 1::2], left_out)
 
 
 def _halves_of(width: int, generator: np.random.Generator) -> tuple[Ids, Ids]:
@@ -110,12 +100,10 @@ def _halves_of(width: int, generator: np.random.Generator) -> tuple[Ids, Ids]:
     return np.sort(mixed[: width // 2]), np.sort(mixed[width // 2 :])
 
 
-def read_auc(
-    types: TypeBits, patterns: Patterns, scored: Ids, left_out: Ids, columns: Ids | None = None
-) -> NDArray[np.float64]:
+def read_auc(types: TypeBits, patterns: Patterns, scored: Ids, left_out: Ids) -> NDArray[np.float64]:
     """Percentiles (features, scored) of each feature's `scored` types among all but those `left_out`."""
     out = np.full(scored.shape, np.nan)
-    for i, row in agreements(types, patterns, columns):
+    for i, row in agreements(types, patterns):
         if patterns.n_dims[i]:
             out[i] = percentiles_of(row, scored[i], left_out[i])
     return out

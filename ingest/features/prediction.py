@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...catalog.codes import Codes, n_bytes, unpack
+from ...catalog import engines
+from ...catalog.codes import hamming, n_bytes, unpack
 from ...catalog.errors import InvalidInput
 from ..pack import pack_signs
 
@@ -179,31 +180,23 @@ def _majority_ranks(
     contexts: Sequence[NDArray[np.integer]],
     targets: NDArray[np.integer],
 ) -> NDArray[np.int64]:
-    """(n,): the rank of each target, a part of the vocabulary at a time.
-
-    Scores are sums of D times +-1, so float32 holds them exactly, and a target's own score can be had first.
-    """
-    (vocab, width), device = embedding.shape, embedding.device
+    """(n,): the rank of each target, a part of the vocabulary at a time."""
+    vocab, width = embedding.shape
     codes = np.empty((vocab, n_bytes(width)), np.uint8)
     for part in _chunks(vocab, width):
         x = embedding[part].float()
         codes[part] = pack_signs(x if rotation is None else x @ rotation.T).cpu().numpy()
 
-    def signs(of: Codes) -> Tensor:
-        return torch.from_numpy(unpack(of, width)).to(device).float() * 2 - 1
-
-    n = len(contexts)
-    ranks = np.empty(n, np.int64)
-    for prompts in _chunks(n, width):
-        majority = torch.stack([_sign(signs(codes[ids]).sum(0)) for ids in contexts[prompts]])
-        target = torch.from_numpy(np.asarray(targets[prompts], np.int64)).to(device)
-        own = (majority * signs(codes[targets[prompts]])).sum(1, keepdim=True)
-        before = torch.zeros(len(majority), dtype=torch.int64, device=device)
-        for part in _chunks(vocab, max(width, len(majority))):
-            scores = majority @ signs(codes[part]).T
-            ids = torch.arange(part.start, part.stop, device=device)
-            before += ((scores > own) | ((scores == own) & (ids < target[:, None]))).sum(1)
-        ranks[prompts] = before.cpu().numpy()
+    positive = (unpack(codes[ids], width).sum(0, dtype=np.int64) for ids in contexts)
+    majority = np.stack(
+        [np.packbits(2 * one > len(ids)) for one, ids in zip(positive, contexts, strict=True)]
+    )
+    own = hamming(majority, codes[targets])[:, None]
+    ranks = np.zeros(len(contexts), np.int64)
+    for part in _chunks(vocab, len(contexts)):
+        apart = engines.differing(codes[part], majority, width=width)
+        earlier = np.arange(part.start, part.stop) < targets[:, None]
+        ranks += ((apart < own) | ((apart == own) & earlier)).sum(1)
     return ranks
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .bits import Patterns, TypeBits
@@ -191,7 +190,7 @@ class Nulls:
         self._types = types
         chosen = generator.choice(types.n, min(NULL_NEGATIVES, types.n), replace=False)
         self._negatives = np.sort(chosen)
-        self._negative_bits = torch.from_numpy(types.bits(self._negatives)).float()
+        self._negative_codes = types.codes[self._negatives]
         self._by_size: dict[int, Null] = {}
 
     def of_size(self, size: int, generator: np.random.Generator) -> Null:
@@ -210,7 +209,7 @@ class Nulls:
         in_sample = prototypes(inside / size, p_minus)
         middle = (size + 1) // 2
         made = prototypes(bits[:, :middle].mean(1), p_minus).patterns
-        against = made.counts(self._negative_bits).numpy().T
+        against = made.counts(self._negative_codes)
         masks, signs = made.packed()
         apart = np.bitwise_count((types.codes[sets] ^ signs[:, None]) & masks[:, None])
         own = made.n_dims[:, None] - apart.sum(2, dtype=np.int64)

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...catalog import engines
 from ...catalog.bulk import Figure
-from ...catalog.codes import hamming
 from ..features.bits import Patterns, percentiles, rng
 from ..features.controls import HAAR_SEEDS, haar
 from ..features.prototypes import prototypes
 from ..features.rows import site_figure
+from ..pack import pack_signs
 from .fit import Fitted
 from .labels import Label
 from .maps import Rotation
@@ -28,6 +29,8 @@ from .paired import Paired, n_rows
 
 RETRIEVED = 1000
 """Test states that look for themselves among the test states of B."""
+_FOUND_BYTES = 32 << 20
+"""What their distances may take."""
 
 Floats = NDArray[np.float64]
 Arm = Callable[[Tensor, Tensor], Tensor]
@@ -161,10 +164,13 @@ def _share(a: Tensor, b: Tensor) -> Floats:
 def _found(queries: NDArray[np.uint8], codes: NDArray[np.uint8], own: NDArray[np.int64]) -> Floats:
     """(queries,): 1 / (how many are as near) if nothing is nearer than the query's own state, else 0."""
     hits = np.zeros(len(queries))
-    for i, (query, place) in enumerate(zip(queries, own, strict=True)):
-        distance = hamming(query, codes)
-        if distance[place] == distance.min():
-            hits[i] = 1 / (distance == distance[place]).sum()
+    step = max(1, _FOUND_BYTES // (4 * len(codes)))
+    for first in range(0, len(queries), step):
+        some = slice(first, first + step)
+        apart = engines.differing(codes, queries[some], width=8 * codes.shape[1])
+        for i, (row, place) in enumerate(zip(apart, own[some], strict=True), first):
+            if row[place] == row.min():
+                hits[i] = 1 / (row == row[place]).sum()
     return hits
 
 
@@ -273,16 +279,16 @@ def _score(
 ) -> list[Floats]:
     """AUC (labels,) of each reader on the test rows."""
     test = paired.test
-    counts = [np.empty((n_rows(test), len(labels)), np.int32) for _ in readers]
+    counts = [np.empty((len(labels), n_rows(test)), np.int32) for _ in readers]
     for rows, a, b in paired.blocks(test):
         at = slice(rows.start - test.start, rows.stop - test.start)
         for i, (_, patterns, arm) in enumerate(readers):
-            counts[i][at] = patterns.counts((arm(a, b) > 0).float().cpu()).numpy()
+            counts[i][:, at] = patterns.counts(pack_signs(arm(a, b)).cpu().numpy())
     found = []
     for each in counts:
         values = [
-            float(percentiles(each[one.score[test], k], each[~one.inside[test], k]).mean())
-            for k, one in enumerate(labels)
+            float(percentiles(row[one.score[test]], row[~one.inside[test]]).mean())
+            for row, one in zip(each, labels, strict=True)
         ]
         found.append(np.array(values))
     return found

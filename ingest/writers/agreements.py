@@ -1,8 +1,8 @@
 """Agreement of sign patterns with the signs that neurons write, in whole counts of dimensions.
 
 A neuron's write direction is its column of the FFN's last linear map; its sign bit at a dimension is 1 iff the weight
-is above zero (Bag of Dims, section 9; zero counts as negative, section 11). Everything is a matrix product of signs
-+-1 with patterns -1/0/1: agreeing less disagreeing dimensions, exact in float32 up to 2**24.
+is above zero (Bag of Dims, section 9; zero counts as negative, section 11). Signs are packed to codes, on which the
+engines of `catalog/engines` count.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...catalog import engines
+from ...catalog.codes import Codes
 from ..features.bits import Counts, Patterns, count_type
 
 Signs = NDArray[np.int8]
 """1 or -1, (neurons, width)."""
 Weights = NDArray[np.float32]
 BLOCK_BYTES = 64 << 20
-"""What any one block of signs or of products may take, as float32."""
+"""What any one block of signs, of votes or of counts may take, as float32."""
 Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 WRITERS = 50
 """Writers kept of each feature."""
@@ -128,32 +130,21 @@ class Agreements:
 
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
-        self._signed = patterns.weights.T.contiguous()
-        # Made once: the system hands out fresh pages more slowly than they are filled.
-        self._spaces: dict[str, Tensor] = {}
+        self._mask, self._polarity = patterns.packed()
 
     def __len__(self) -> int:
         return len(self.patterns)
 
     def counts(self, block: Signs) -> Counts:
         """Registered dimensions at which each neuron has the expected sign: (features, neurons)."""
-        n_dims = self.patterns.n_dims.astype(np.float32)[:, None]
         out = np.empty((len(self), len(block)), count_type(block.shape[1]))
-        for some, product in self._products(block):
-            product += n_dims
-            product *= 0.5
-            out[:, some] = product
+        for some, found in self._counts(block > 0):
+            out[some] = found
         return out
 
     def extremes(self, block: Signs) -> Pair:
         """The highest and the lowest of a feature's `counts` over the neurons, (features,) each."""
-        high = np.full(len(self), -np.inf, np.float32)
-        low = np.full(len(self), np.inf, np.float32)
-        for _, product in self._products(block):
-            np.maximum(high, product.max(1), out=high)
-            np.minimum(low, product.min(1), out=low)
-        n_dims = self.patterns.n_dims
-        return (high.astype(np.int64) + n_dims) // 2, (low.astype(np.int64) + n_dims) // 2
+        return self._extremes(block > 0)
 
     def excess(self, weights: Weights, part: int | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The best of (agreeing - disagreeing) / counted dimensions over the neurons, in polarity 1 and in the other;
@@ -165,44 +156,49 @@ class Agreements:
         2**24 are divided once, so a quotient equals a threshold written in float32 exactly when the numbers do.
         """
         n_dims = self.patterns.n_dims
-        positive = _signs(weights > 0)
+        positive = weights > 0
         zeros = np.zeros(len(self), np.float32)
         if part is None:
-            high, low = self.extremes(positive)
+            high, low = self._extremes(positive)
             n = np.maximum(n_dims, 1).astype(np.float32)
             most, least = ((2 * one - n_dims).astype(np.float32) / n for one in (high, low))
             return np.maximum(most, zeros), np.maximum(-least, zeros)
-        enough = np.clip(n_dims, 1, LEAST).astype(np.float32)[:, None]
+        enough = np.clip(n_dims, 1, LEAST)[:, None]
         most, least = zeros.copy(), zeros.copy()
-        registered = self._signed.abs()
-        for some in self._steps(positive):
-            counted = loud(weights[some], part)
-            product = self._product(self._signed, positive[some] * counted, "signed")
-            left = self._product(registered, counted.view(np.int8), "left")
+        kept = loud(weights, part)
+        # Where a neuron is not loud, a bit that is 0 on the left is 1 on the right: one of the two differs from what is
+        # expected, whatever that is. Where it is loud, both do or neither.
+        sides = np.packbits(positive & kept, axis=1), np.packbits(positive | ~kept, axis=1)
+        twice, counted = np.concatenate(sides, 1), np.packbits(kept, axis=1)
+        for some in steps(len(self), 16 * len(weights)):
+            mask, polarity = self._mask[some], self._polarity[some]
+            apart = _differing(twice, np.tile(polarity, 2), np.tile(mask, 2))
+            product = np.subtract(n_dims[some, None], apart, dtype=np.float32, casting="unsafe")
+            found = _differing(counted, np.zeros_like(mask), mask)
+            left = found.astype(np.float32)
             # Over infinitely many it is 0, and no best.
-            left[left < enough] = np.inf
+            left[found < enough[some]] = np.inf
             product /= left
-            np.maximum(most, product.max(1), out=most)
-            np.minimum(least, product.min(1), out=least)
+            most[some] = np.maximum(most[some], product.max(1))
+            least[some] = np.minimum(least[some], product.min(1))
         return most, -least
 
-    def _steps(self, block: Signs) -> Iterator[slice]:
-        return steps(len(block), 4 * max(block.shape[1], len(self)))
+    def _counts(self, positive: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.int32]]]:
+        """(features, their counts over the neurons), some features at a time."""
+        codes = np.packbits(positive, axis=1)
+        for some in steps(len(self), 4 * len(codes)):
+            # What differs from the opposite sign agrees.
+            yield some, _differing(codes, ~self._polarity[some], self._mask[some])
 
-    def _products(self, block: Signs) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """(neurons, agreeing less disagreeing dimensions (features, neurons)): overwritten by the next one."""
-        for some in self._steps(block):
-            yield some, self._product(self._signed, block[some], "signed")
+    def _extremes(self, positive: NDArray[np.bool_]) -> Pair:
+        high, low = np.empty((2, len(self)), np.int64)
+        for some, found in self._counts(positive):
+            high[some], low[some] = found.max(1), found.min(1)
+        return high, low
 
-    def _product(self, rows: Tensor, block: Signs, space: str) -> NDArray[np.float32]:
-        """`rows` (features, width) times the transposed block, in a space that the next one of its name overwrites."""
-        size = len(self) * len(block)
-        held = self._spaces.get(space)
-        if held is None or len(held) < size:
-            held = self._spaces[space] = torch.empty(size)
-        product = held[:size].view(len(self), len(block))
-        torch.mm(rows, torch.from_numpy(block.astype(np.float32)).T, out=product)
-        return product.numpy()
+
+def _differing(codes: Codes, polarity: Codes, mask: Codes) -> NDArray[np.int32]:
+    return engines.differing(codes, polarity, mask, width=8 * codes.shape[1])
 
 
 def above(excess: NDArray[np.float32], tenths: int) -> NDArray[np.bool_]:

@@ -43,7 +43,7 @@ def curve(selected: Agreements, scored: Patterns, block: Signs, ks: Sequence[int
     `block` (neurons, width); `ks` as `sizes` gives them. A tied vote is half right. NaN where nothing is scored.
     """
     order = ranked(selected.counts(block), ks[-1])
-    signed = scored.weights.T
+    signed = scored.signs
     out = np.empty((len(scored), len(ks)))
     for some in steps(len(scored), 4 * max(block.shape)):
         expected = signed[some]

@@ -221,7 +221,7 @@ class WriterStage:
         stds: NDArray[np.float64],
     ) -> tuple[dict[str, Any], list[bulk.Figure]]:
         """Tokens of each feature: its signs, and its signs times how far each dimension reaches over the types."""
-        code = group.patterns.weights.T.contiguous()
+        code = group.patterns.signs
         real = code * torch.from_numpy(stds).float()
         columns = words.rows(run_id, site_id, "feature", group.ids, vocabulary.sources(real, code))
         (some,) = words.evenly(words.SAMPLE, [len(group.ids)])

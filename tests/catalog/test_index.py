@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from signarium.catalog import bulk, index, schema, store
+from signarium.catalog import bulk, engines, index, schema, store
 from signarium.catalog.codes import hamming, n_bytes
+from signarium.catalog.engines import flat, shards
 from signarium.catalog.errors import InvalidInput, NotFound
 from signarium.catalog.ids import PLACE_BITS
 from signarium.catalog.index import CodeIndex, CodeSetInfo
@@ -79,9 +80,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_sql_faiss_and_numpy_agree(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, object], shard_rows: int, piece: int
 ) -> None:
-    monkeypatch.setattr(index, "_SHARD_ROWS", shard_rows)
-    monkeypatch.setattr(index, "_GATHER_BYTES", piece)
-    monkeypatch.setattr(index, "n_threads", lambda: 3)
+    monkeypatch.setattr(shards, "_SHARD_ROWS", shard_rows)
+    monkeypatch.setattr(flat, "_GATHER_BYTES", piece)
+    monkeypatch.setattr(shards, "n_threads", lambda: 3)
     codes, items, k = case["codes"], case["items"], case["k"]
     assert isinstance(codes, np.ndarray)
     assert isinstance(items, np.ndarray)
@@ -140,7 +141,7 @@ def test_nothing_to_search() -> None:
 def test_merge() -> None:
     left = np.array([[1, 4]], np.int32), np.array([[9, 2]])
     right = np.array([[1, 1, 4]], np.int32), np.array([[3, 8, 1]])
-    distances, items = index.merge([left, right], 4)
+    distances, items = engines.merge([left, right], 4)
     assert distances.tolist() == [[1, 1, 1, 4]]
     assert items.tolist() == [[3, 8, 9, 1]]
 

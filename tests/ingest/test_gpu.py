@@ -15,6 +15,7 @@ import torch
 import signarium
 from signarium.catalog import store
 from signarium.catalog.codes import hamming
+from signarium.ingest import plan
 from signarium.ingest.encode import encode_text, recheck
 from signarium.ingest.features.controls import haar
 from signarium.ingest.rotations.carry import code_figures
@@ -71,6 +72,43 @@ def test_an_ingest_is_that_of_the_cpu(architecture: str, device: str, tmp_path: 
     plain = encode_text(paths[0], name, "resid_post.1", "zero", "The king saw 12", device="cpu")
     assert (shown.token, shown.position, shown.n_tokens) == (plain.token, plain.position, plain.n_tokens)
     assert int(hamming(shown.code, plain.code)) <= 1
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        "cpu",
+        "cpu,cpu",
+        pytest.param("cuda", marks=pytest.mark.gpu),
+        pytest.param("all", marks=pytest.mark.gpu),
+    ],
+)
+def test_many_small_batches_are_those_of_the_cpu(
+    devices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Buffers are filled again many times over, shards are begun before those before them are whole.
+    if devices == "all":
+        if torch.cuda.device_count() < 2:
+            pytest.skip("there is one GPU")
+        devices = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 400)
+    model, text = tiny.folder(tmp_path, "llama"), tmp_path / "text.jsonl"
+    text.write_text(
+        "".join(f'{{"text": "{"The king saw 12 ships. " * (1 + 5 * n % 7)}"}}\n' for n in range(60))
+    )
+    paths = []
+    for where in ("cpu", devices):
+        paths.append(tmp_path / f"{len(paths)}.duckdb")
+        options = {"context": 32, "sites": "embed;resid_post.*;k.1", "dtype": "float32", "batch_tokens": 90}
+        signarium.ingest(paths[-1], str(model), text=[text], devices=where, **options)
+    expected, found = codes(paths[0]), codes(paths[1])
+    for key, (items, rows) in expected.items():
+        assert found[key][0] == items
+        assert hamming(found[key][1], rows).sum() <= MOST_FLIPPED * rows.size * 8, key
+    with store.reading(paths[1]) as connection:
+        times = connection.execute("SELECT device, forward_s, pack_s, write_s FROM runs").fetchall()
+    for device, *spent in times:
+        assert device == ("cuda:0" if devices == "cuda" else devices) and min(spent) > 0
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from signarium.catalog.errors import ModelError, SiteError
-from signarium.ingest.model import load_model
+from signarium.ingest.model import find_devices, load_model
 from signarium.ingest.sites import POINTS
 
 MINILM = tiny.MODELS / "all-minilm-l6-v2"
@@ -88,6 +88,37 @@ def test_devices_and_dtypes_that_are_not_there(
         load_model(str(tiny.folder(tmp_path, "llama")), **options)
     assert says in str(error.value)
     assert load_model(str(tmp_path / "llama-0"), device="auto").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "cards", "says"),
+    [
+        (["cuda:0", "cuda:1"], ["H100", "H100"], None),
+        (["cuda", "cuda:1"], ["H100", "H100"], None),
+        (["cpu", "cpu", "cpu"], [], None),
+        (
+            ["cuda:0", "cuda:1"],
+            ["H100", "A100"],
+            "cuda:0 and cuda:1 are devices of different kinds (H100, A100)",
+        ),
+        (["cuda:0", "cpu"], ["H100"], "cuda:0 and cpu are devices of different kinds (H100, cpu)"),
+        (["cuda:1", "cuda:0", "cuda:1"], ["H100", "H100"], "--devices names cuda:1 twice"),
+        (["cuda:0", "cuda"], ["H100"], "--devices names cuda twice"),
+        (["cuda:0", "cuda:2"], ["H100", "H100"], "no device 'cuda:2' here"),
+    ],
+)
+def test_several_devices_are_of_one_kind(
+    names: list[str], cards: list[str], says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cards))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda one: cards[one.index or 0])
+    if says is None:
+        assert [str(one) for one in find_devices(names)] == names
+    else:
+        with pytest.raises(ModelError) as error:
+            find_devices(names)
+        assert says in str(error.value)
 
 
 def test_random_weights_come_from_their_seed_alone(tmp_path: Path) -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from signarium.catalog.errors import ModelError
-from signarium.ingest.pack import Collector, Statistics, check_norms, norms_of, pack_bits, pack_signs
+from signarium.ingest.pack import (
+    Brought,
+    Packer,
+    SiteRows,
+    Statistics,
+    check_norms,
+    empty_rows,
+    norms_of,
+    pack_bits,
+    pack_signs,
+)
 
 WIDTHS = (1, 7, 8, 9, 44, 48, 576, 1001)
 
@@ -68,26 +78,46 @@ def test_half_types(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_nan_and_infinity_are_refused_by_the_name_of_the_site(bad: float, dtype: torch.dtype) -> None:
-    collector = Collector(4, {"embed": 5, "k.3": 5}, {"embed": {"zero": None}, "k.3": {"zero": None}})
-    collector.take("embed", normal(4, 5).to(dtype), np.arange(4))
+    centres = {"embed": {"zero": None}, "k.3": {"zero": None}}
+    packer, rows = Packer(torch.device("cpu"), centres), empty_rows(4, {"embed": 5, "k.3": 5}, centres)
+    packer.take("embed", normal(4, 5).to(dtype))
     x = normal(4, 5).to(dtype)
     x[2, 3] = bad
-    collector.take("k.3", x, np.arange(4))
-    collector.end_batch()
+    packer.take("k.3", x)
+    brought = packer.bring()
+    brought.wait()
     with pytest.raises(ModelError, match=r"k\.3 hold NaN or infinity"):
-        collector.close()
+        brought.fill(rows, np.arange(4), None)
+    # Where nobody asks for that row it does not matter.
+    brought.fill(rows, np.array([3, 0, 1]), np.array([0, 1, 3]))
+    assert np.array_equal(
+        rows["k.3"].codes["zero"][[3, 0, 1]], np.packbits(x[[0, 1, 3]].float().numpy() > 0, -1)
+    )
     with pytest.raises(ModelError, match="mlp_out"):
         check_norms(norms_of(x).numpy(), "mlp_out.1")
 
 
-def test_a_collector_puts_batches_where_they_belong() -> None:
+def in_parts(x: torch.Tensor, centre: torch.Tensor, device: str, cuts: list[int]) -> SiteRows:
+    """Rows of `x` in random order, some at a time, with two batches out at once."""
+    centres = {"embed": {"zero": None, "mean": centre}}
+    packer, rows = Packer(torch.device(device), centres), empty_rows(len(x), {"embed": x.shape[1]}, centres)
+    out: list[tuple[Brought, np.ndarray]] = []
+    for part in np.split(np.random.default_rng(0).permutation(len(x)), cuts):
+        packer.take("embed", x[part].to(device))
+        out.append((packer.bring(), part))
+        if len(out) == 2:
+            brought, rows_of = out.pop(0)
+            brought.wait()
+            brought.fill(rows, rows_of, None)
+    brought, rows_of = out.pop()
+    brought.wait()
+    brought.fill(rows, rows_of, None)
+    return rows["embed"]
+
+
+def test_a_packer_puts_batches_where_they_belong() -> None:
     x, centre = normal(20, 19), normal(1, 19, 1)[0]
-    collector = Collector(20, {"embed": 19}, {"embed": {"zero": None, "mean": centre}})
-    order = np.random.default_rng(0).permutation(20)
-    for part in np.split(order, [3, 4, 11]):
-        collector.take("embed", x[part], part)
-        collector.end_batch()
-    rows = collector.close()["embed"]
+    rows = in_parts(x, centre, "cpu", [3, 4, 11])
     assert np.array_equal(rows.codes["zero"], np.packbits(x.numpy() > 0, axis=-1))
     assert np.array_equal(rows.codes["mean"], np.packbits(x.numpy() > centre.numpy(), axis=-1))
     assert np.allclose(rows.norms, np.linalg.norm(x.numpy().astype(float), axis=1), rtol=1e-6)
@@ -128,11 +158,8 @@ def test_a_gpu_takes_the_same_signs(width: int, dtype: torch.dtype) -> None:
     x, centre = normal(300, width).to(dtype), normal(1, width, 1)[0]
     assert torch.equal(pack_signs(x.cuda()).cpu(), pack_signs(x))
     assert torch.equal(pack_signs(x.cuda(), centre.cuda()).cpu(), pack_signs(x, centre))
-    collector = Collector(300, {"embed": width}, {"embed": {"zero": None, "mean": centre.cuda()}})
-    for part in np.split(np.random.default_rng(0).permutation(300), [100, 101]):
-        collector.take("embed", x[part].cuda(), part)
-        collector.end_batch()
-    rows = collector.close()["embed"]
+    # Buffers that are used again, and one that must grow.
+    rows = in_parts(x, centre, "cuda", [100, 101, 140, 280])
     assert np.array_equal(rows.codes["zero"], pack_signs(x).numpy())
     assert np.array_equal(rows.codes["mean"], pack_signs(x, centre).numpy())
     assert np.allclose(rows.norms, norms_of(x).numpy(), rtol=1e-5)

@@ -180,15 +180,17 @@ def test_the_measured_flip_rate_is_that_of_the_stored_codes(
     # Were the window alone to give the opposite of every sign, every bit of it would have flipped.
     from signarium.ingest import states
 
-    real = states.run_batch
+    real = states._forward
 
-    def opposite(model: Any, windows: Any, starts: Any, sites: Any, collector: Any, clock: Any) -> None:
-        real(model, windows, starts, sites, collector, clock)
-        if len(windows) == 1:
-            for one in collector.rows.values():
-                one.codes["zero"] ^= 255
+    def opposite(model: Any, packer: Any, spec: Any, batch: Any) -> Any:
+        passed = real(model, packer, spec, batch)
+        if len(batch.windows) == 1:
+            for value in passed._brought._values.values():
+                if value.dtype == torch.uint8:
+                    np.bitwise_not(value.numpy(), out=value.numpy())
+        return passed
 
-    monkeypatch.setattr(states, "run_batch", opposite)
+    monkeypatch.setattr(states, "_forward", opposite)
     ingest(tmp_path / "c.duckdb", llama, jsonl(tmp_path / "a.jsonl", [30, 30, 30]), stages=["states"])
     assert rows(tmp_path / "c.duckdb", "SELECT value, n FROM measurements") == [(1.0, CONTEXT * 48)]
 

@@ -203,16 +203,16 @@ def test_scratch_files_made_anew_do_not_move_the_centre(
     compute = types._compute
     made = []
 
-    def shifted(file: Path, *args: Any) -> None:
-        made.append(file.name)
-        compute(file, *args)
+    def shifted(model: Any, spec: Any, start: int, *args: Any) -> Any:
+        made.append(start)
+        return compute(model, spec, start, *args)
 
     monkeypatch.setattr(types, "_compute", shifted)
     centres = []
     monkeypatch.setattr(types, "_rows", lambda *args: centres.append(args[2]) or real(*args))
     signarium.ingest(path, folder, sites="resid_post.0", device="cpu")  # type: ignore[operator]
     # Only what was missing is computed, and its centre is what stands in the catalogue, bit for bit.
-    assert made == ["300"]
+    assert made == [300]
     assert len(centres) == 1 and [(one,) for one in centres[0].tolist()] == means
     sound(path)
     assert rows(path, "SELECT status FROM runs") == [("done",)]

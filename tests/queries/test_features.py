@@ -68,17 +68,12 @@ def test_both_counts_equal_the_bits(width: int, n: int, f: int, seed: int) -> No
         assert np.array_equal(found, expected[:, i])
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    codes, masks, polarities = (rng.integers(0, 256, (n, 9)).astype(np.uint8) for n in (50, 20, 20))
-    one, all_ = masked.Pattern(masks[0], polarities[0]), masked.Pattern(masks, polarities)
-    expected = masked.differing(codes, one), masked.differing_each(codes, all_, 72)
-    monkeypatch.setattr(masked, "_BLOCK_BYTES", 48)
-    monkeypatch.setattr(masked, "_BLOCK_FEATURES", 7)
-    assert np.array_equal(masked.differing(codes, one), expected[0])
-    assert np.array_equal(masked.differing_each(codes, all_, 72), expected[1])
+def test_codes_of_another_width_are_refused() -> None:
+    codes, masks = np.zeros((50, 4), np.uint8), np.zeros((20, 9), np.uint8)
     with pytest.raises(InvalidInput, match="9 bytes"):
-        masked.differing(codes[:, :4], one)
+        masked.differing(codes, masked.Pattern(masks[0], masks[0]))
+    with pytest.raises(InvalidInput, match="9 bytes"):
+        masked.differing_each(codes, masked.Pattern(masks, masks), 72)
 
 
 # ---- list -----------------------------------------------------------------------------------------

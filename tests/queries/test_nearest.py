@@ -16,6 +16,7 @@ from conftest import DECODER, ENCODER, SITES, Made
 import signarium
 from signarium.catalog import index
 from signarium.catalog.codes import hamming
+from signarium.catalog.engines import blocks
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from signarium.queries import nearest
 from signarium.queries import where as conditions
@@ -103,6 +104,43 @@ def test_state_equals_numpy_and_sql(c: signarium.Catalogue, where: str) -> None:
     assert len(expected) > 20, "the filter is to leave something"
     assert found == expected == by_sql(c.path, "states", "state_id", code, where.split("--")[0], **AT)
     assert answered(c.nearest(f"state:{state}", k=7, where=where, **AT)) == expected[:7]
+
+
+needs_kernel = pytest.mark.skipif(blocks.missing() is not None, reason=str(blocks.missing()))
+
+
+@pytest.mark.parametrize("engine", ["faiss", pytest.param("blocks", marks=needs_kernel)])
+@pytest.mark.parametrize("where", [None, "token_id % 3 = 1", "false"])
+def test_many_queries_are_each_the_answer_to_one(
+    c: signarium.Catalogue, engine: str, where: str | None
+) -> None:
+    states = state_ids(c.path)[300:360:6]
+    rows = query(
+        c.path,
+        "SELECT code FROM states WHERE model = ? AND site = ? AND centre = ? AND list_contains(?, state_id) ORDER BY state_id",
+        *AT.values(),
+        states,
+    )
+    codes = np.stack([np.frombuffer(code, np.uint8) for (code,) in rows])
+    found = c.search(codes, within="states", k=9, where=where, engine=engine, **AT)
+    assert found.target.view == "states" and found.distances.dtype == np.int32
+    for state, distances, items in zip(states, found.distances, found.items, strict=True):
+        alone = answered(c.nearest(f"state:{state}", within="states", k=9, where=where, engine=engine, **AT))
+        assert list(zip(distances.tolist(), items.tolist(), strict=True)) == alone
+        assert alone == answered(c.nearest(f"state:{state}", within="states", k=9, where=where, **AT))
+
+
+def test_queries_that_do_not_fit_are_refused(c: signarium.Catalogue) -> None:
+    good = np.zeros((2, 6), np.uint8)
+    for bad in (good[:, :5], good.astype(np.int64), good.reshape(2, 3, 2), np.zeros((2, 44), np.float32)):
+        with pytest.raises(InvalidInput, match=r"uint8 \(q, 6\)"):
+            c.search(bad, within="states", **AT)
+    for options in ({"k": 0}, {"engine": "none"}, {"where": "no_such = 1"}, {"within": "features"}):
+        with pytest.raises(InvalidInput):
+            c.search(good, **({"within": "states"} | AT | options))
+    with pytest.raises(InvalidInput, match="--engine"):
+        c.nearest('type:" king"', approximate=True, engine="faiss", **AT)
+    assert c.search(np.zeros((0, 6), np.uint8), within="states", **AT).items.shape == (0, 10)
 
 
 @pytest.mark.parametrize("where", [None, "token_id > 100", "token LIKE ' %'", "norm < 25"])

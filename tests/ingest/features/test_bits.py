@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -54,7 +53,7 @@ def counted(matrix: NDArray[np.uint8], patterns: Patterns) -> NDArray[np.int64]:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """256 types a block and 64 features at a time: the least that there is."""
+    """256 types a block and 32 features at a time: the least that there is."""
     monkeypatch.setattr(bits, "BLOCK_BYTES", 1)
     monkeypatch.setattr(bits, "_HELD_BYTES", 1)
 
@@ -70,9 +69,6 @@ def test_blocks_are_the_whole(width: int, small_blocks: None) -> None:
     parts = list(types.blocks())
     assert [start for start, _ in parts] == [0, 256, 512]
     assert np.array_equal(np.concatenate([part.numpy() for _, part in parts]), matrix)
-    columns = np.random.default_rng(2).permutation(width)[: (width + 1) // 2]
-    some = np.concatenate([part.numpy() for _, part in types.blocks(columns)])
-    assert np.array_equal(some, matrix[:, columns])
     ids = np.array([[3, 699], [0, 3]])
     assert np.array_equal(types.bits(ids), matrix[ids])
 
@@ -100,8 +96,10 @@ def test_agreement_is_counted_dimension_by_dimension(width: int) -> None:
     matrix, patterns = random_bits(60, width), patterns_of(13, width)
     types, expected = types_of(matrix), counted(matrix, patterns)
     assert np.array_equal(patterns.n_dims, [sum(row) for row in patterns.mask])
-    _, block = next(types.blocks())
-    assert np.array_equal(patterns.counts(block).numpy().T, expected)
+    counts = patterns.counts(types.codes)
+    assert counts.dtype == np.int32 and np.array_equal(counts, expected)
+    signed = patterns.signs.numpy()
+    assert np.array_equal(signed, np.where(patterns.mask, np.where(patterns.polarity, 1, -1), 0))
     found = list(agreements(types, patterns))
     assert [i for i, _ in found] == list(range(13))
     assert np.array_equal(np.stack([row for _, row in found]), expected)
@@ -112,18 +110,33 @@ def test_agreement_is_counted_dimension_by_dimension(width: int) -> None:
     assert not (polarities & ~masks).any()
 
 
+@settings(deadline=None)
+@given(
+    st.integers(1, 140),
+    st.integers(0, 50),
+    st.integers(0, 45),
+    st.sampled_from([0, 0.3, 1]),
+    st.integers(0, 10**6),
+)
+def test_agreement_is_numpy_whatever_is_registered(
+    width: int, n: int, n_features: int, share: float, seed: int
+) -> None:
+    matrix, generator = random_bits(n, width, seed), np.random.default_rng(seed)
+    mask = generator.random((n_features, width)) < generator.choice([0, share], (n_features, 1))
+    patterns = Patterns(mask, generator.random((n_features, width)) < 0.5)
+    expected = ((matrix[None] == patterns.polarity[:, None]) & patterns.mask[:, None]).sum(2)
+    assert np.array_equal(patterns.counts(types_of(matrix).codes), expected)
+    for i, row in agreements(types_of(matrix), patterns):
+        assert row.dtype == np.int16 and np.array_equal(row, expected[i])
+
+
 @pytest.mark.parametrize("width", [9, 44])
-def test_agreement_in_parts_and_on_some_dimensions(width: int, small_blocks: None) -> None:
-    matrix = random_bits(600, width)
-    columns = np.random.default_rng(3).permutation(width)[: width // 2]
-    patterns = patterns_of(130, len(columns))
-    expected = (matrix[:, columns][None] == patterns.polarity[:, None]) & patterns.mask[:, None]
-    found = list(agreements(types_of(matrix), patterns, columns))
+def test_agreement_in_parts(width: int, small_blocks: None) -> None:
+    matrix, patterns = random_bits(600, width), patterns_of(130, width)
+    expected = (matrix[None] == patterns.polarity[:, None]) & patterns.mask[:, None]
+    found = list(agreements(types_of(matrix), patterns))
     assert [i for i, _ in found] == list(range(130))
     assert np.array_equal(np.stack([row for _, row in found]), expected.sum(2))
-    whole = patterns_of(130, width)
-    expected = (matrix[None] == whole.polarity[:, None]) & whole.mask[:, None]
-    assert np.array_equal(np.stack([row for _, row in agreements(types_of(matrix), whole)]), expected.sum(2))
 
 
 @pytest.mark.parametrize("width", [32_767, 32_768, 40_001])
@@ -139,7 +152,7 @@ def test_counts_beyond_sixteen_bits(width: int) -> None:
     assert [row.tolist() for row in found] == expected
     assert {row.dtype for row in found} == {np.dtype(count_type(width))}
     assert np.iinfo(found[0].dtype).bits == (16 if width < 2**15 else 32)
-    assert patterns.counts(torch.from_numpy(matrix).float()).T.tolist() == expected
+    assert patterns.counts(np.packbits(matrix, axis=1)).tolist() == expected
     best = tops(agreements(types_of(matrix), patterns), patterns, 2)
     assert best.ids.tolist() == [[0, 1], [3, 2]]
     assert best.counts.tolist() == [[width, width - 1], [width, width - width // 2]]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from signarium.ingest.features import bits as bits_module
 from signarium.ingest.features import neighbours as module
 from signarium.ingest.features.bits import Patterns, TypeBits
 from signarium.ingest.features.neighbours import (
@@ -55,7 +54,6 @@ def percentile(scores: list[int], t: int, left_out: list[int]) -> float:
 def test_neighbours_are_those_of_a_sort(width: int) -> None:
     matrix = random_bits(300, width)
     types = types_of(matrix)
-    # More seeds than are searched at once.
     seeds = np.sort(np.random.default_rng(1).choice(300, 280, replace=False))
     assert neighbours(types, seeds).tolist() == [nearest(matrix, seed) for seed in seeds]
     columns = np.sort(np.random.default_rng(2).permutation(width)[: width // 2])
@@ -79,14 +77,6 @@ def test_neighbours_in_a_small_vocabulary(n: int) -> None:
     found = neighbours(types_of(matrix), np.arange(n))
     assert found.shape == (n, min(20, n - 1))
     assert found.tolist() == [nearest(matrix, seed) for seed in range(n)]
-
-
-def test_neighbours_on_some_dimensions_of_a_vocabulary_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bits_module, "BLOCK_BYTES", 1)
-    matrix, columns = random_bits(600, 44), np.arange(3, 30)
-    seeds = np.array([0, 255, 256, 599])
-    expected = [nearest(matrix[:, columns], seed) for seed in seeds]
-    assert neighbours(types_of(matrix), seeds, columns).tolist() == expected
 
 
 @pytest.mark.parametrize("width", [1, 9, 44])
@@ -196,24 +186,18 @@ def test_percentiles_among_nobody_are_unknown(kind: Any) -> None:
     assert np.isnan(read_auc(types, patterns, left_out[:, :2], left_out)).all()
 
 
-@pytest.mark.parametrize("on_some", [False, True])
-def test_reading_features(on_some: bool) -> None:
+def test_reading_features() -> None:
     matrix = random_bits(150, 44, p=0.6)
-    columns = np.arange(1, 44, 2) if on_some else None
-    seen = matrix[:, columns] if columns is not None else matrix
-    patterns = Patterns(
-        random_bits(8, seen.shape[1], 9, 0.3).astype(bool),
-        random_bits(8, seen.shape[1], 10).astype(bool),
-    )
+    patterns = Patterns(random_bits(8, 44, 9, 0.3).astype(bool), random_bits(8, 44, 10).astype(bool))
     patterns.mask[5] = False
     left_out = np.stack([np.random.default_rng(seed).choice(150, 12, replace=False) for seed in range(8)])
     scored = left_out[:, :5]
-    found = read_auc(types_of(matrix), patterns, scored, left_out, columns)
+    found = read_auc(types_of(matrix), patterns, scored, left_out)
     for f in range(8):
         if f == 5:
             assert np.isnan(found[f]).all()
             continue
-        counts = [int(((row == patterns.polarity[f]) & patterns.mask[f]).sum()) for row in seen]
+        counts = [int(((row == patterns.polarity[f]) & patterns.mask[f]).sum()) for row in matrix]
         expected = [percentile(counts, t, left_out[f].tolist()) for t in scored[f]]
         assert np.allclose(found[f], expected, rtol=0, atol=1e-12)
 

@@ -141,6 +141,24 @@ def test_filtered_agreement_is_that_of_what_is_left(part: int) -> None:
     assert 0 < without < len(patterns)
 
 
+@shapes
+@settings(max_examples=60, deadline=None)
+def test_excess_is_that_counted_by_hand(n_features: int, n_neurons: int, width: int, seed: int) -> None:
+    """With features that have no dimension, too."""
+    weights, patterns = drawn(n_neurons, width, seed), patterns_of(n_features, width, seed)
+    patterns.mask[::3] = False
+    held = Agreements(patterns)
+    agree = (weights > 0)[None] == patterns.polarity[:, None]
+    for part in (None, *FILTERS.values()):
+        counted = patterns.mask[:, None] & (loud(weights, part)[None] if part else True)
+        right, left = (agree & counted).sum(2), counted.sum(2)
+        enough = left >= (1 if part is None else np.clip(patterns.n_dims, 1, LEAST)[:, None])
+        shares = np.where(enough, (2 * right - left) / np.maximum(left, 1), 0).astype(np.float32)
+        most, least = held.excess(weights, part)
+        np.testing.assert_array_equal(most, np.maximum(shares.max(1), 0))
+        np.testing.assert_array_equal(least, np.maximum(-shares.min(1), 0))
+
+
 @given(n=st.integers(1, 5000), agreeing=st.integers(0, 5000))
 @settings(max_examples=200, deadline=None)
 def test_above_is_above_and_not_at(n: int, agreeing: int) -> None:

@@ -1,0 +1,74 @@
+"""What engines cost, measured: the table that `engine="auto"` chooses by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import ROOT, NotMeasured, Setting, machine, ours, threads
+from search import WIDTHS, make, queries, spoken
+from table import Row, failed
+
+TABLE = ROOT / "catalog" / "engines" / "measured.json"
+CPU = ("faiss", "blocks")
+BATCHES = (1, 2, 4, 8, 16, 64, 1024)
+COUNTED = (1, 4)
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Every engine of the CPU at every width and batch; replaces their rows in the table that `auto` chooses by."""
+    n = 50_000 if setting.quick else 1_000_000
+    table = setting.kept / "measured.json" if setting.quick else TABLE
+    for width in WIDTHS:
+        task = {**make(setting.scratch, n, width), "seconds": 0.3 if setting.quick else 3.0, "repeat": 5}
+        what = f"{n:,} codes of {width:,} bits"
+        try:
+            found = measure(task, width, n)
+        except NotMeasured as error:
+            yield failed(what, error)
+            continue
+        finally:
+            Path(task["codes"]).unlink()
+        merge(table, found)
+        yield from said(found, what)
+
+
+def said(found: Sequence[dict[str, Any]], what: str) -> Iterator[Row]:
+    """A line an engine: seconds by batch."""
+    for name in dict.fromkeys(row["engine"] for row in found):
+        own = [row for row in found if row["engine"] == name]
+        start = f"; {spoken(own[0]['start'])} to begin" if own[0].get("start") else ""
+        batches = ", ".join(f"{queries(row['batch'])} {spoken(row['seconds'])}" for row in own)
+        yield Row(f"engine {name}, {what}", beside=batches + start)
+
+
+def measure(task: dict[str, Any], width: int, n: int) -> list[dict[str, Any]]:
+    """Rows of the CPU's engines over the task's codes."""
+    found = ours("scan.py", {**task, "batches": list(BATCHES), "works": list(CPU)})["rows"]
+    found += ours("scan.py", {**task, "batches": list(COUNTED), "works": ["numpy"]})["rows"]
+    # The kernel is compiled once and kept on disk: every later process only loads it.
+    begin = [ours("scan.py", {**task, "what": "start", "works": ["blocks"]})["seconds"] for _ in range(3)]
+    rows = []
+    for one in found:
+        row = {
+            "engine": one["work"],
+            "width": width,
+            "n": n,
+            "batch": one["batch"],
+            "seconds": float(f"{one['seconds']:.4g}"),
+            "threads": 1 if one["work"] == "numpy" else threads(),
+            "machine": machine(),
+        }
+        rows.append(row | ({"start": round(min(begin), 2)} if one["work"] == "blocks" else {}))
+    return rows
+
+
+def merge(table: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows into the table in the place of those of the same engines and widths; a row a line, in a fixed order."""
+    known: list[dict[str, Any]] = json.loads(table.read_text())["rows"] if table.exists() else []
+    new = {(row["engine"], row["width"]) for row in rows}
+    kept = [row for row in known if (row["engine"], row["width"]) not in new]
+    every = sorted([*kept, *rows], key=lambda row: (row["engine"], row["width"], row["n"], row["batch"]))
+    table.write_text('{"rows": [\n  ' + ",\n  ".join(json.dumps(row) for row in every) + "\n]}\n")

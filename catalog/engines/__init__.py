@@ -1,0 +1,141 @@
+"""Exact Hamming search, by whichever engine is quickest for the work; every one of them gives the same answer.
+
+    faiss       FAISS's flat scan on the CPU, rows in shards, one thread each
+    blocks      a look-up kernel on the CPU that turns a block of codes once for all queries
+    faiss-gpu   FAISS's flat scan on a GPU
+    tensor      int8 matrix products on a GPU
+
+Answers are ordered by (distance, row), whichever engine gave them.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ..codes import Codes, n_bytes
+from ..errors import InvalidInput
+from . import plain
+from .blocks import Blocks
+from .choice import AUTO, COUNTING, ENGINES, NAMES, Choice, checked, choose, explain, missing
+from .device import FaissDevice, Tensor
+from .flat import Flat
+from .shards import Distances, Found, Rows, merge, n_threads
+
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "NAMES",
+    "Choice",
+    "Distances",
+    "Found",
+    "Rows",
+    "Searcher",
+    "choose",
+    "differing",
+    "explain",
+    "merge",
+    "missing",
+    "n_threads",
+    "open",
+    "search",
+    "started",
+]
+
+
+class Searcher(Protocol):
+    """The codes of a code set where an engine wants them."""
+
+    def search(self, queries: Codes, k: int, rows: Rows | None = None) -> Found:
+        """The `k` codes nearest to each of `queries`, uint8 (q, bytes), among `rows` (ascending) if given."""
+        ...
+
+
+_SEARCHERS: dict[str, Callable[[Codes], Searcher]] = {
+    "faiss": Flat,
+    "blocks": Blocks,
+    "faiss-gpu": FaissDevice,
+    "tensor": Tensor,
+}
+
+
+def open(engine: str, codes: Codes, width: int) -> Searcher:
+    """The codes, uint8 (n, bytes) of `width` bits, for one engine; those of a GPU copy them there.
+
+    Raises:
+        InvalidInput: if there is no such engine, or it cannot run here.
+    """
+    _check(codes, width)
+    return _SEARCHERS[checked(engine, n_bytes(width))](codes)
+
+
+_PATIENCE = 0.8
+"""Seconds of counting without the kernel after which it is loaded: about what that takes, so that a job of many small
+calls loses at most as much again, and a single command nothing."""
+_counted = 0.0
+"""Seconds that this process has counted without it."""
+
+
+def started() -> set[str]:
+    """Engines whose start this process has behind it, or no longer has a reason to put off, whatever the codes."""
+    kernel = f"{__name__}.kernel" in sys.modules or _counted > _PATIENCE
+    return {"faiss"} | ({"blocks"} if kernel else set())
+
+
+def search(
+    codes: Codes, queries: Codes, k: int, *, width: int, rows: Rows | None = None, engine: str = AUTO
+) -> Found:
+    """The `k` of `codes`, uint8 (n, bytes), nearest to each of `queries` (q, bytes), among `rows` (ascending) if given.
+
+    Returns distances (q, k') in bits and rows (q, k'), ordered by (distance, row); k' is the smaller of `k` and the
+    number of rows.
+
+    Raises:
+        InvalidInput: if the queries have another width, `k` is not positive, or the engine cannot run here.
+    """
+    queries = np.ascontiguousarray(np.atleast_2d(queries))
+    _check(codes, width)
+    _check(queries, width)
+    if k < 1:
+        raise InvalidInput(f"-k {k} is not positive")
+    if engine == AUTO:
+        n = len(codes) if rows is None else len(rows)
+        engine = choose(width, n, len(queries), started=started())
+    return open(engine, codes, width).search(queries, k, rows)
+
+
+def differing(
+    codes: Codes, polarity: Codes, mask: Codes | None = None, *, width: int, engine: str = AUTO
+) -> Distances:
+    """Bits of each of `mask` (all, if there is none) in which each of `codes`, uint8 (n, bytes), differs from
+    `polarity`, both (q, bytes); int32 (q, n).
+
+    Raises:
+        InvalidInput: if the patterns have another width, or the engine cannot run here.
+    """
+    for one in (codes, polarity) if mask is None else (codes, polarity, mask):
+        _check(one, width)
+    if engine == AUTO:
+        engine = choose(width, len(codes), len(polarity), COUNTING, started() | {"numpy"})
+    engine = checked(engine, n_bytes(width), COUNTING)
+    if engine == "numpy":
+        global _counted
+        begun = time.perf_counter()
+        found = plain.differing(codes, polarity, mask)
+        _counted += time.perf_counter() - begun
+        return found
+    counter = Tensor(codes) if engine == "tensor" else Blocks(codes)
+    return counter.differing(
+        np.ascontiguousarray(polarity), None if mask is None else np.ascontiguousarray(mask)
+    )
+
+
+def _check(codes: Codes, width: int) -> None:
+    if codes.ndim != 2 or codes.shape[1] != n_bytes(width):
+        raise InvalidInput(
+            f"codes of shape {codes.shape} are not of {n_bytes(width)} bytes, which {width} bits take"
+        )

@@ -1,0 +1,292 @@
+"""Every engine gives numpy's answer, whatever the codes are like, and in numpy's order where they tie."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from signarium.catalog import engines
+from signarium.catalog.engines import blocks, choice, device, flat, plain, shards
+from signarium.catalog.errors import InvalidInput
+
+Codes = NDArray[np.uint8]
+KINDS = ("random", "equal", "two", "descending", "ascending", "near")
+needs_kernel = pytest.mark.skipif(blocks.missing() is not None, reason=str(blocks.missing()))
+ON_CPU = ["faiss", pytest.param("blocks", marks=needs_kernel), "tensor"]
+"""Matrix products run on a CPU too, only slowly."""
+
+
+def searcher(name: str, codes: Codes) -> engines.Searcher:
+    return {"faiss": flat.Flat, "blocks": blocks.Blocks, "tensor": lambda c: device.Tensor(c, "cpu")}[name](
+        codes
+    )
+
+
+def drawn(kind: str, n: int, width: int, rng: np.random.Generator) -> Codes:
+    bits = rng.integers(0, 2, (n, width), dtype=np.uint8)
+    if kind == "equal":
+        bits[:] = bits[0] if n else 0
+    elif kind == "two":
+        bits = bits[rng.integers(0, min(2, n), n)] if n else bits
+    elif kind in ("descending", "ascending"):
+        # Every code is nearer to the query of zeros than the one before it, or farther: the heap's worst case.
+        ones = np.linspace(width, 0, n).astype(np.int64)
+        bits = (np.arange(width) < (ones if kind == "descending" else ones[::-1])[:, None]).astype(np.uint8)
+    elif kind == "near":
+        bits = (rng.random((n, width)) < 0.02).astype(np.uint8)
+    return np.packbits(bits, axis=1)
+
+
+def by_numpy(codes: Codes, queries: Codes, k: int, rows: NDArray[np.int64] | None) -> tuple[object, object]:
+    """The definition: all distances, sorted by (distance, row)."""
+    among = np.arange(len(codes)) if rows is None else rows
+    apart = np.bitwise_count(codes[among][None] ^ queries[:, None]).sum(-1, dtype=np.int64)
+    order = np.lexsort((np.broadcast_to(among, apart.shape), apart), axis=1)[:, :k]
+    return np.take_along_axis(apart, order, 1), among[order]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Codes, Codes, int, int, NDArray[np.int64] | None]:
+    width = draw(st.one_of(st.integers(1, 200), st.sampled_from([63, 64, 65, 496, 504, 576, 2560])))
+    n = draw(st.one_of(st.integers(0, 300), st.sampled_from([127, 128, 129, 500])))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    codes = drawn(draw(st.sampled_from(KINDS)), n, width, rng)
+    queries = drawn("random", draw(st.integers(1, 9)), width, rng)
+    if draw(st.booleans()):
+        queries[0] = 0
+    if n and draw(st.booleans()):
+        queries[-1] = codes[rng.integers(n)]
+    k = draw(st.sampled_from([1, 2, 10, 70, max(1, n), n + 5]))
+    chosen = None
+    if draw(st.booleans()):
+        chosen = np.flatnonzero(rng.random(n) < draw(st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0])))
+    return codes, queries, width, k, chosen
+
+
+@pytest.mark.parametrize("engine", ON_CPU)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(), shard_rows=st.sampled_from([1, 50, 65_536]))
+def test_every_engine_is_numpy(monkeypatch, engine, case, shard_rows):
+    monkeypatch.setattr(shards, "_SHARD_ROWS", shard_rows)
+    monkeypatch.setattr(shards, "n_threads", lambda: 3)
+    monkeypatch.setattr(device, "_TILE_BYTES", 1 << 16)
+    codes, queries, _, k, rows = case
+    distances, found = searcher(engine, codes).search(queries, k, rows)
+    wanted, where = by_numpy(codes, queries, k, rows)
+    assert distances.dtype == np.int32 and found.dtype == np.int64
+    np.testing.assert_array_equal(distances, wanted)
+    np.testing.assert_array_equal(found, where)
+
+
+@pytest.mark.parametrize("engine", ["numpy", pytest.param("blocks", marks=needs_kernel), "tensor"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=cases(), masked=st.booleans())
+def test_every_engine_counts_as_numpy_does(engine, case, masked):
+    codes, queries, width, _, rows = case
+    masks = drawn("random", len(queries), width, np.random.default_rng(len(codes))) if masked else None
+    if engine == "numpy":
+        found, rows = plain.differing(codes, queries, masks), None
+    else:
+        found = searcher(engine, codes).differing(queries, masks, rows)  # type: ignore[attr-defined]
+    among = codes if rows is None else codes[rows]
+    apart = among[None] ^ queries[:, None]
+    wanted = np.bitwise_count(apart if masks is None else apart & masks[:, None]).sum(-1)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@needs_kernel
+@pytest.mark.parametrize("width", [8, 576, 2560])
+def test_more_queries_than_are_counted_together(monkeypatch, width):
+    monkeypatch.setattr(blocks, "_QUERIES", 5)
+    rng = np.random.default_rng(0)
+    codes, queries = (drawn("random", n, width, rng) for n in (700, 23))
+    distances, found = blocks.Blocks(codes).search(queries, 7)
+    wanted, where = by_numpy(codes, queries, 7, None)
+    np.testing.assert_array_equal(distances, wanted)
+    np.testing.assert_array_equal(found, where)
+    apart = np.bitwise_count(codes[None] ^ queries[:, None]).sum(-1)
+    np.testing.assert_array_equal(blocks.Blocks(codes).differing(queries, None), apart)
+
+
+@needs_kernel
+def test_the_widest_codes_that_the_kernel_takes():
+    size = blocks._MOST_BITS // 8
+    assert blocks.fits(size) is None and blocks.fits(size + 1) is not None
+    codes = np.stack([np.zeros(size, np.uint8), np.full(size, 255, np.uint8)])
+    distances, found = blocks.Blocks(codes).search(codes[:1], 2)
+    assert distances.tolist() == [[0, 8 * size]] and found.tolist() == [[0, 1]]
+    with pytest.raises(InvalidInput, match="engine blocks cannot run"):
+        engines.open("blocks", np.zeros((2, size + 1), np.uint8), 8 * size + 8)
+
+
+@needs_kernel
+def test_the_kernel_reads_a_file_that_is_mapped_and_rows_with_gaps(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = drawn("random", 300, 100, rng)
+    codes.tofile(tmp_path / "codes")
+    mapped = np.memmap(tmp_path / "codes", np.uint8, "r", shape=codes.shape)
+    for one in (mapped, np.asfortranarray(codes), np.repeat(codes, 2, 0)[::2]):
+        got = blocks.Blocks(one).search(codes[:3], 4)
+        np.testing.assert_array_equal(got[1], by_numpy(codes, codes[:3], 4, None)[1])
+
+
+def test_a_gpu_index_whose_ties_are_its_own(monkeypatch):
+    """FAISS's GPU index as it may be: any of the equal codes, in any order. The answer is the exact one all the same."""
+
+    class Unordered:
+        def __init__(self, resources: object, width: int) -> None:
+            self.codes = np.empty((0, width // 8), np.uint8)
+
+        def add(self, codes: Codes) -> None:
+            self.codes = np.concatenate([self.codes, codes])
+
+        def search(self, queries: Codes, k: int) -> tuple[object, object]:
+            distances, found = by_numpy(self.codes[::-1], queries, k, None)
+            return distances, len(self.codes) - 1 - found  # type: ignore[operator]
+
+    lib = flat.faiss()
+    monkeypatch.setattr(lib, "GpuIndexBinaryFlat", Unordered, raising=False)
+    monkeypatch.setattr(lib, "StandardGpuResources", object, raising=False)
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        codes, queries = drawn(kind, 400, 20, rng), drawn("random", 5, 20, rng)
+        for k in (1, 10, 399, 500, 3000):
+            distances, found = device.FaissDevice(codes).search(queries, k)
+            wanted, where = by_numpy(codes, queries, k, None)
+            np.testing.assert_array_equal(distances, wanted)
+            np.testing.assert_array_equal(found, where)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["faiss-gpu", "tensor"])
+@pytest.mark.parametrize("width", [40, 576, 2560])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_engines_are_the_cpu(engine, width, kind):
+    if (why := engines.missing(engine)) is not None:
+        pytest.skip(why)
+    rng = np.random.default_rng(0)
+    codes, queries = drawn(kind, 50_000, width, rng), drawn("random", 100, width, rng)
+    one = engines.open(engine, codes, width)
+    for k in (1, 10, 500):
+        for rows in (None, np.flatnonzero(rng.random(len(codes)) < 0.3)):
+            for got, wanted in zip(
+                one.search(queries, k, rows), flat.Flat(codes).search(queries, k, rows), strict=True
+            ):
+                np.testing.assert_array_equal(got, wanted)
+
+
+# ---- choosing -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """A table of costs, and engines that are all there."""
+
+    def write(rows: list[dict[str, object]]) -> None:
+        (tmp_path / "t.json").write_text(json.dumps({"rows": rows}))
+        monkeypatch.setattr(choice, "TABLE", tmp_path / "t.json")
+        monkeypatch.setattr(choice, "missing", lambda engine, size=1: None)
+        choice._table.cache_clear()
+
+    yield write
+    choice._table.cache_clear()
+
+
+def row(engine: str, batch: int, seconds: float, width: int = 576, **more: float) -> dict[str, object]:
+    return {"engine": engine, "width": width, "n": 1_000_000, "batch": batch, "seconds": seconds, **more}
+
+
+def test_the_quickest_for_the_batch_is_taken(table):
+    table(
+        [
+            row("faiss", 1, 0.01),
+            row("faiss", 64, 0.64),
+            row("blocks", 1, 0.05, start=1.0),
+            row("blocks", 64, 0.1),
+        ]
+    )
+    begun = {"faiss", "blocks"}
+    assert engines.choose(576, 10**6, 1, started=begun) == "faiss"
+    assert engines.choose(576, 10**6, 64, started=begun) == "blocks"
+    assert engines.choose(576, 10**6, 64) == "faiss", "loading a kernel takes longer than it saves"
+    assert engines.choose(576, 10**7, 64) == "blocks"
+    assert engines.choose(576, 10**4, 1000, started=begun) == "blocks"
+    why = engines.explain(576, 10**6, 64, started=begun)
+    assert why.engine == "blocks"
+    assert why.expected == pytest.approx({"faiss": 0.64, "blocks": 0.1})
+    assert why.missing == {"faiss-gpu": "not measured", "tensor": "not measured"}
+
+
+def test_what_is_not_there_is_not_taken(table, monkeypatch):
+    table([row("faiss", 1, 0.01), row("tensor", 1, 0.001, copy=1e-9)])
+    assert engines.choose(576, 10**6, 1, started={"tensor"}) == "tensor"
+    assert engines.choose(576, 10**6, 1) == "faiss", "72 MB are copied first"
+    monkeypatch.setattr(
+        choice, "missing", lambda engine, size=1: "no such luck" if engine == "tensor" else None
+    )
+    assert engines.choose(576, 10**6, 1, started={"tensor"}) == "faiss"
+    assert engines.explain(576, 10**6, 1).missing["tensor"] == "no such luck"
+
+
+def test_the_table_that_ships_is_whole():
+    rows = json.loads(choice.TABLE.read_text())["rows"]
+    assert {one["engine"] for one in rows} >= {"faiss", "blocks", "numpy"}
+    for one in rows:
+        assert one["seconds"] > 0 and one["n"] > 0 and one["batch"] > 0 and one["machine"]
+    for width in (64, 576, 2560, 8192):
+        assert engines.choose(width, 10**6, 1) == "faiss"
+        if blocks.missing() is None:
+            assert engines.choose(width, 10**7, 1024) == "blocks"
+
+
+@pytest.mark.parametrize("engine", ["nothing", "faiss-gpu", "tensor"])
+def test_an_engine_that_cannot_run_is_one_line(engine, monkeypatch):
+    monkeypatch.setattr(device, "missing_faiss", lambda: "there is no CUDA device")
+    monkeypatch.setattr(device, "missing_tensor", lambda: "there is no CUDA device")
+    codes = np.zeros((3, 9), np.uint8)
+    with pytest.raises(InvalidInput) as caught:
+        engines.search(codes, codes, 1, width=72, engine=engine)
+    assert "faiss" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_bad_shapes_are_refused():
+    codes = np.zeros((3, 9), np.uint8)
+    for call in (
+        lambda: engines.search(codes, codes[:, :8], 1, width=72),
+        lambda: engines.search(codes, codes, 1, width=64),
+        lambda: engines.search(codes, codes, 0, width=72),
+        lambda: engines.differing(codes, codes[:, :8], width=72),
+        lambda: engines.differing(codes, codes, codes[:, :8], width=72),
+        lambda: engines.open("faiss", codes[0], 72),
+    ):
+        with pytest.raises(InvalidInput):
+            call()
+
+
+def test_choosing_loads_neither_torch_nor_numba():
+    program = (
+        "import sys, numpy as np; from signarium.catalog import engines; c = np.zeros((100, 9), np.uint8);"
+        "engines.search(c, c[:1], 3, width=72); engines.differing(c, c[:1], width=72);"
+        "print(sorted({'torch', 'numba', 'llvmlite'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+@needs_kernel
+def test_without_numba_faiss_answers():
+    program = (
+        "import sys; sys.modules['numba'] = None; import numpy as np; from signarium.catalog import engines;"
+        "c = np.random.default_rng(0).integers(0, 256, (2000, 72), dtype=np.uint8);"
+        "d, r = engines.search(c, c, 1, width=576, engine='auto'); print((d == 0).all(), (r[:, 0] == range(2000)).all());"
+        "print(engines.choose(576, 10**9, 4096), engines.missing('blocks'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["True True", "faiss numba is not installed"]
