@@ -186,7 +186,8 @@ class Catalogue:
         """The `k` codes nearest to each of `queries`, packed sign codes uint8 (q, bytes), all in one exact search.
 
         What is searched is chosen as `nearest` does; neurons count in the polarity that they have. The more queries
-        at once, the less each takes.
+        at once, the less each takes. Answers are those of the index file, which is checked by its size and a sample when it
+        is opened; `nearest` compares each hit with the catalogue besides, and `verify` all of it.
 
         Returns:
             `.distances` int32 and `.items` int64, both (q, k'), by (distance, item); `.target` says what was searched.

@@ -437,7 +437,8 @@ def sql(
     type=click.Choice(["auto", "faiss", "blocks", "faiss-gpu", "tensor"]),
     default="auto",
     show_default=True,
-    help="What searches: all give the same answer. `db index --engines` says what auto takes.",
+    help="What searches: all give the same answer, but faiss and faiss-gpu know no features. `db index --engines` says "
+    "what auto takes.",
 )
 @click.option("--device", default="auto", show_default=True, help="For free text.")
 @output_options

@@ -157,7 +157,8 @@ def speed(
 
 
 def disk(what: str, mine: Callable[[], Found], peer: Callable[[], Found]) -> Iterator[Row]:
-    """Bytes a state: of the whole catalogue, and what each further state adds to it."""
+    """Bytes a state: of the whole catalogue, and what each further state adds to it; and what both take, where the
+    passes are short."""
     try:
         me, it = mine(), peer()
     except NotMeasured as error:
@@ -165,12 +166,15 @@ def disk(what: str, mine: Callable[[], Found], peer: Callable[[], Found]) -> Ite
         return
     each, own = it["disk"] / it["states"], me["disk"] / me["states"]
     theirs = f"SAELens, float32: {each:,.0f}"
-    index = f"ours with its index {own + me['indexes'] / me['states']:.0f}"
+    rows = {
+        "bytes a state on disk, vocabulary and texts included": own,
+        "the same with the search index": own + me["indexes"] / me["states"],
+        "bytes that each further state adds to the catalogue": me["further"],
+        "the same with the search index, which has every code once more": me["further"] + me["code"],
+    }
+    rate, their = me["tokens"] / me["seconds"], it["tokens"] / it["seconds"]
     yield Row(
-        f"bytes a state on disk, {what}, vocabulary and texts included",
-        f"{own:.1f}",
-        f"{theirs}; {index}",
-        each / own,
+        f"tokens/s, {what}", f"{rate:,.0f}", f"SAELens' cache runner: {their:,.0f}", rate / their, SPEED
     )
-    further = f"bytes that each further state adds on disk, {what}"
-    yield Row(further, f"{me['further']:.1f}", theirs, each / me["further"], DISK)
+    for name, bytes_ in rows.items():
+        yield Row(f"{name}, {what}", f"{bytes_:.1f}", theirs, each / bytes_, DISK)

@@ -14,7 +14,7 @@ from table import Row, failed
 TABLE = ROOT / "catalog" / "engines" / "measured.json"
 CPU = ("faiss", "blocks")
 BATCHES = (1, 2, 4, 8, 16, 64, 1024)
-COUNTED = (1, 4)
+COUNTED = (1, 4, 64)
 
 
 def rows(setting: Setting) -> Iterator[Row]:
@@ -37,31 +37,33 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 def said(found: Sequence[dict[str, Any]], what: str) -> Iterator[Row]:
     """A line an engine: seconds by batch."""
-    for name in dict.fromkeys(row["engine"] for row in found):
-        own = [row for row in found if row["engine"] == name]
+    for work, name in dict.fromkeys((row["work"], row["engine"]) for row in found):
+        own = [row for row in found if (row["work"], row["engine"]) == (work, name)]
         start = f"; {spoken(own[0]['start'])} to begin" if own[0].get("start") else ""
         batches = ", ".join(f"{queries(row['batch'])} {spoken(row['seconds'])}" for row in own)
-        yield Row(f"engine {name}, {what}", beside=batches + start)
+        yield Row(f"{work}, engine {name}, {what}", beside=batches + start)
 
 
 def measure(task: dict[str, Any], width: int, n: int) -> list[dict[str, Any]]:
     """Rows of the CPU's engines over the task's codes."""
     found = ours("scan.py", {**task, "batches": list(BATCHES), "works": list(CPU)})["rows"]
-    found += ours("scan.py", {**task, "batches": list(COUNTED), "works": ["numpy"]})["rows"]
+    counts = {"batches": list(COUNTED), "works": ["numpy", "count"]}
+    found += ours("scan.py", {**task, **counts})["rows"]
     # The kernel is compiled once and kept on disk: every later process only loads it.
     begin = [ours("scan.py", {**task, "what": "start", "works": ["blocks"]})["seconds"] for _ in range(3)]
     rows = []
     for one in found:
         row = {
-            "engine": one["work"],
+            "work": "count" if one["work"] in counts["works"] else "search",
+            "engine": "blocks" if one["work"] == "count" else one["work"],
             "width": width,
             "n": n,
             "batch": one["batch"],
             "seconds": float(f"{one['seconds']:.4g}"),
-            "threads": 1 if one["work"] == "numpy" else threads(),
+            "threads": threads(),
             "machine": machine(),
         }
-        rows.append(row | ({"start": round(min(begin), 2)} if one["work"] == "blocks" else {}))
+        rows.append(row | ({"start": round(min(begin), 2)} if row["engine"] == "blocks" else {}))
     return rows
 
 
@@ -70,5 +72,7 @@ def merge(table: Path, rows: Sequence[dict[str, Any]]) -> None:
     known: list[dict[str, Any]] = json.loads(table.read_text())["rows"] if table.exists() else []
     new = {(row["engine"], row["width"]) for row in rows}
     kept = [row for row in known if (row["engine"], row["width"]) not in new]
-    every = sorted([*kept, *rows], key=lambda row: (row["engine"], row["width"], row["n"], row["batch"]))
+    every = sorted(
+        [*kept, *rows], key=lambda row: (row["work"], row["engine"], row["width"], row["n"], row["batch"])
+    )
     table.write_text('{"rows": [\n  ' + ",\n  ".join(json.dumps(row) for row in every) + "\n]}\n")

@@ -67,6 +67,7 @@ def main() -> None:
         disk=disk,
         further=(disk - harness.size_of(first)) / (len(codes) - batch * len(given["sites"].split(";"))),
         indexes=harness.size_of(path.parent) - disk,
+        code=len(last),
         peak=watch.peak,
         version=f"torch {torch.__version__}, numpy {np.__version__}",
         signs="".join(map(str, np.unpackbits(np.frombuffer(last, np.uint8))[:8])),

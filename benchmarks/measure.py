@@ -47,7 +47,7 @@ class Setting:
         """
         python = self.peers / "bin" / "python"
         if not python.exists():
-            raise NotMeasured(f"no {self.peers}, which `make bench-setup` makes")
+            raise NotMeasured("the peers are not installed, see `make bench-setup`")
         return python
 
 

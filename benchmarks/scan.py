@@ -3,9 +3,9 @@
     python benchmarks/scan.py '{"codes": FILE.npy, "queries": FILE.npy, "width": BITS, "batches": [...], "works": [...], ...}'
 
 `works` names what is timed: `auto`, `faiss`, `blocks` (engines of the package), `auto:half` and `auto:1%` (with a
-filter), `numpy` (distances of all codes), `flat:N` (FAISS's IndexBinaryFlat with N OpenMP threads). `what` may ask
-instead for the `memory` that searches take beyond codes that are mapped from their file, or for what an engine takes to
-`start`.
+filter), `numpy` and `count` (distances of all codes, by numpy and by the kernel), `flat:N` (FAISS's IndexBinaryFlat
+with N OpenMP threads). `what` may ask instead for the `memory` that searches take beyond codes that are mapped from
+their file, or for what an engine takes to `start`.
 """
 
 from __future__ import annotations
@@ -51,12 +51,15 @@ def works(codes: np.ndarray, queries: np.ndarray) -> dict[str, Work]:
         opened = engines.open(name, codes, width)
         return lambda m: opened.search(queries[:m], K, rows)
 
+    def counter(engine: str) -> Work:
+        return lambda m: (engines.differing(codes, queries[:m], width=width, engine=engine), None)
+
     for name in names:
         kind, _, more = name.partition(":")
         if kind == "flat":
             made[name] = threaded(int(more))
-        elif kind == "numpy":
-            made[name] = lambda m: (engines.differing(codes, queries[:m], width=width, engine="numpy"), None)
+        elif kind in ("numpy", "count"):
+            made[name] = counter("blocks" if kind == "count" else kind)
         else:
             rows = np.flatnonzero(rng.random(len(codes)) < filters[more]) if more else None
             made[name] = engine(kind, rows)
@@ -76,7 +79,7 @@ def search() -> None:
     started(queries)
     made = works(codes, queries)
     unfiltered = [name for name in made if not name.startswith("auto:")]
-    answers = {name: made[name](CHECKED) for name in unfiltered if name != "numpy"}
+    answers = {name: made[name](CHECKED) for name in unfiltered if name not in ("numpy", "count")}
     first = next(iter(answers.values()), None)
     if given.get("distances"):
         np.save(given["distances"], first[0])
@@ -102,10 +105,12 @@ def memory() -> None:
     for start in range(0, len(codes), 1 << 16):
         codes[start : start + (1 << 16)].max()
     extra = {}
+    before = harness.status("VmRSS")
     for batch in given["batches"]:
         with harness.Watch() as watch:
             engines.search(codes, queries[:batch], K, width=given["width"], engine=given["works"][0])
-        extra[batch] = watch.extra
+        # What an earlier batch left behind counts, too.
+        extra[batch] = watch.peak - before
     harness.answer(extra=extra)
 
 
@@ -115,7 +120,7 @@ def start() -> None:
     times = []
     for _ in range(2):
         begun = time.perf_counter()
-        engines.search(codes, codes[:1], 1, width=given["width"], engine=given["works"][0])
+        engines.search(codes, codes[:64], 1, width=given["width"], engine=given["works"][0])
         times.append(time.perf_counter() - begun)
     harness.answer(seconds=max(0.0, times[0] - times[1]))
 

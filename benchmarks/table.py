@@ -66,6 +66,8 @@ class Row:
 def failed(what: str, error: object, bar: Bar | None = None) -> Row:
     """A row for what could not be measured, with the first line of why."""
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # Folders of this machine say nothing to anybody else.
+    why = re.sub(r"(/[\w.-]+){2,}/", "", why)
     return Row(what, "", f"not measured: {why[:160]}", bar=bar)
 
 

@@ -100,9 +100,8 @@ class CodeIndex:
             raise InvalidInput(f"-k {k} is not positive")
         if engine == engines.AUTO:
             n = self.n if rows is None else len(rows)
-            engine = engines.choose(
-                self.width, n, len(queries), started=engines.started() | set(self._opened)
-            )
+            begun = engines.started() | set(self._opened)
+            engine = engines.choose(self.width, n, len(queries), engines.able(k, rows), begun)
         if engine not in self._opened:
             self._opened[engine] = engines.open(engine, self.codes, self.width)
         distances, found = self._opened[engine].search(queries, k, rows)

@@ -14,6 +14,9 @@ from ..catalog.engines import Distances
 from ..catalog.index import CodeIndex, Items
 from .polarity import nearer
 
+_BLOCK = 1 << 19
+"""Codes that are compared at a time."""
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -51,15 +54,22 @@ def search(
 
     Returns distances (1, k') and items (1, k') in order of (distance, item), as `CodeIndex.search` does.
     """
-    distances = differing(index.codes if rows is None else index.codes[rows], pattern, engine)
-    if both:
-        distances, _ = nearer(distances, pattern.n_dims)
-    n = len(distances)
-    # Rows ascend by item, so the place breaks ties.
-    keys = distances.astype(np.int64) * max(1, n) + np.arange(n)
-    best = np.argpartition(keys, k - 1)[:k] if k < n else np.arange(n)
-    best = best[np.argsort(keys[best])]
-    return distances[best][None], index.items_of(best if rows is None else rows[best])[None]
+    n = index.n if rows is None else len(rows)
+    found, best = np.empty(0, np.int32), np.empty(0, np.int64)
+    # What a filter chose is copied together, so the codes are gone through in blocks.
+    for start in range(0, n, _BLOCK):
+        part = slice(start, min(start + _BLOCK, n))
+        distances = differing(index.codes[part if rows is None else rows[part]], pattern, engine)
+        if both:
+            distances, _ = nearer(distances, pattern.n_dims)
+        found = np.concatenate([found, distances])
+        best = np.concatenate([best, np.arange(part.start, part.stop)])
+        # Rows ascend by item, so the place breaks ties.
+        keys = found.astype(np.int64) * n + best
+        kept = np.argpartition(keys, k - 1)[:k] if k < len(keys) else np.arange(len(keys))
+        kept = kept[np.argsort(keys[kept])]
+        found, best = found[kept], best[kept]
+    return found[None], index.items_of(best if rows is None else rows[best])[None]
 
 
 def differing_each(codes: Codes, patterns: Pattern, width: int, engine: str = engines.AUTO) -> Distances:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -98,11 +99,12 @@ def in_turn(
         share[name], turns[name] = m, min(repeat, max(1, int(seconds / max(took, 1e-9))))
     for turn in range(repeat):
         for name, work in works.items():
-            if turn < turns[name]:
+            # Those that are measured less often are so from the first round to the last.
+            if (turn + 1) * turns[name] // repeat > turn * turns[name] // repeat:
                 # OpenMP's threads go on waiting, busily, for some milliseconds after a search.
                 time.sleep(_PAUSE)
                 times[name].append(_clock(work, share[name]))
-    middle = {name: sorted(found)[len(found) // 2] for name, found in times.items()}
+    middle = {name: statistics.median(found) for name, found in times.items()}
     return {name: (took * queries / share[name], share[name]) for name, took in middle.items()}
 
 

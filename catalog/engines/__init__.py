@@ -21,10 +21,10 @@ from ..codes import Codes, n_bytes
 from ..errors import InvalidInput
 from . import plain
 from .blocks import Blocks
-from .choice import AUTO, COUNTING, ENGINES, NAMES, Choice, checked, choose, explain, missing
-from .device import FaissDevice, Tensor
+from .choice import AUTO, COUNTING, ENGINES, NAMES, Choice, checked, choose, explain, missing, start_of
+from .device import FAISS_MOST, FaissDevice, Tensor
 from .flat import Flat
-from .shards import Distances, Found, Rows, merge, n_threads
+from .shards import Distances, Found, Rows, merge
 
 __all__ = [
     "AUTO",
@@ -35,12 +35,12 @@ __all__ = [
     "Found",
     "Rows",
     "Searcher",
+    "able",
     "choose",
     "differing",
     "explain",
     "merge",
     "missing",
-    "n_threads",
     "open",
     "search",
     "started",
@@ -73,17 +73,21 @@ def open(engine: str, codes: Codes, width: int) -> Searcher:
     return _SEARCHERS[checked(engine, n_bytes(width))](codes)
 
 
-_PATIENCE = 0.8
-"""Seconds of counting without the kernel after which it is loaded: about what that takes, so that a job of many small
-calls loses at most as much again, and a single command nothing."""
 _counted = 0.0
-"""Seconds that this process has counted without it."""
+"""Seconds that this process has counted without the kernel."""
 
 
 def started() -> set[str]:
     """Engines whose start this process has behind it, or no longer has a reason to put off, whatever the codes."""
-    kernel = f"{__name__}.kernel" in sys.modules or _counted > _PATIENCE
+    # What loading the kernel takes has been lost already: a job of many small calls loses at most as much again, and a
+    # single command nothing.
+    kernel = f"{__name__}.kernel" in sys.modules or _counted > start_of("blocks")
     return {"faiss"} | ({"blocks"} if kernel else set())
+
+
+def able(k: int, rows: Rows | None) -> list[str]:
+    """Engines that do such a search themselves: FAISS on a GPU leaves it to the CPU if `k` is large, or there is a filter."""
+    return [one for one in NAMES if one != "faiss-gpu" or (rows is None and k < FAISS_MOST)]
 
 
 def search(
@@ -104,7 +108,7 @@ def search(
         raise InvalidInput(f"-k {k} is not positive")
     if engine == AUTO:
         n = len(codes) if rows is None else len(rows)
-        engine = choose(width, n, len(queries), started=started())
+        engine = choose(width, n, len(queries), able(k, rows), started())
     return open(engine, codes, width).search(queries, k, rows)
 
 
@@ -120,7 +124,9 @@ def differing(
     for one in (codes, polarity) if mask is None else (codes, polarity, mask):
         _check(one, width)
     if engine == AUTO:
-        engine = choose(width, len(codes), len(polarity), COUNTING, started() | {"numpy"})
+        # Distances that a GPU counted have all to be copied back: that is for who asks for it.
+        known = started() | {"numpy"}
+        engine = choose(width, len(codes), len(polarity), ("numpy", "blocks"), known, "count")
     engine = checked(engine, n_bytes(width), COUNTING)
     if engine == "numpy":
         global _counted
@@ -135,7 +141,7 @@ def differing(
 
 
 def _check(codes: Codes, width: int) -> None:
-    if codes.ndim != 2 or codes.shape[1] != n_bytes(width):
+    if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != n_bytes(width):
         raise InvalidInput(
-            f"codes of shape {codes.shape} are not of {n_bytes(width)} bytes, which {width} bits take"
+            f"codes of type {codes.dtype} and shape {codes.shape} are not of {n_bytes(width)} bytes, which {width} bits take"
         )

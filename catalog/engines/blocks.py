@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes import Codes
-from .shards import Distances, Found, Rows, merge, nothing, spread
+from .shards import Distances, Found, Rows, merge, n_threads, nothing, spread
 
 _MOST_BITS = 65_000
 """A distance is counted in sixteen bits, of which the largest value stands for "none yet"."""
@@ -19,6 +19,8 @@ _QUERIES = 1024
 """Queries that are counted together: their counts stay in the core's cache."""
 _FEW, _FEW_WIDE, _WIDE = 3, 6, 128
 """Up to so many queries, turning the codes takes longer than it saves; more of them where codes have many bytes."""
+_HEAPS = 4 << 20
+"""Neighbours that all threads keep together, of eight bytes each."""
 _ROW = (1 << 40) - 1
 
 
@@ -27,14 +29,19 @@ def missing() -> str | None:
     """Why the kernel cannot run here; None if it can."""
     if find_spec("numba") is None or find_spec("llvmlite") is None:
         return "numba is not installed"
+    try:
+        from llvmlite import binding
+        from numba.core import config
+    except Exception as error:
+        # It refuses a numpy that is newer than itself, each version with an exception of its own.
+        return f"numba does not load ({(str(error).splitlines() or [type(error).__name__])[0]})"
+    if config.DISABLE_JIT:
+        return "numba is told not to compile (NUMBA_DISABLE_JIT)"
     machine = platform.machine().lower()
     if machine in ("aarch64", "arm64"):
         return None
     if machine not in ("x86_64", "amd64"):
         return f"it has no instruction for a {machine}"
-    from llvmlite import binding
-    from numba.core import config
-
     # Where numba is told to compile for another processor, an instruction may be missing that this one has.
     told = config.CPU_FEATURES
     if told is None and config.CPU_NAME:
@@ -95,11 +102,12 @@ class Blocks:
         from . import kernel
 
         n = len(self._codes) if rows is None else len(rows)
-        if not n:
-            return nothing(len(queries))
+        if not n or not len(queries):
+            return nothing(len(queries), min(k, n))
         answers = []
-        for start in range(0, len(queries), _QUERIES):
-            some = queries[start : start + _QUERIES]
+        step = max(1, min(_QUERIES, _HEAPS // (min(k, n) * n_threads())))
+        for start in range(0, len(queries), step):
+            some = queries[start : start + step]
             few = len(some) <= (_FEW if some.shape[1] < _WIDE else _FEW_WIDE)
             wanted = _words(some) if few else _patterns(some, None)
 
@@ -118,18 +126,18 @@ class Blocks:
         distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
         return distances, places if rows is None else rows[places]
 
-    def differing(self, polarity: Codes, mask: Codes | None, rows: Rows | None = None) -> Distances:
+    def differing(self, polarity: Codes, mask: Codes | None) -> Distances:
         """Bits of each of `mask` in which each code differs from `polarity`, both (q, bytes); int32 (q, n)."""
         from . import kernel
 
-        n = len(self._codes) if rows is None else len(rows)
+        n = len(self._codes)
         found = np.empty((len(polarity), n), np.int32)
         for start in range(0, len(polarity) if n else 0, _QUERIES):
             some = slice(start, start + _QUERIES)
             patterns = _patterns(polarity[some], None if mask is None else mask[some])
 
             def part(first: int, last: int, into: Distances = found[some], patterns: Any = patterns) -> None:
-                kernel.distances(*self._arguments(rows, first, last), _tables(), patterns, into)
+                kernel.distances(*self._arguments(None, first, last), _tables(), patterns, into)
 
             spread(n, part, len(patterns))
         return found

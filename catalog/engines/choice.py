@@ -63,12 +63,20 @@ def checked(engine: str, size: int, among: Iterable[str] = NAMES) -> str:
     return engine
 
 
-def choose(width: int, n: int, batch: int, among: Iterable[str] = NAMES, started: Container[str] = ()) -> str:
+def choose(
+    width: int,
+    n: int,
+    batch: int,
+    among: Iterable[str] = NAMES,
+    started: Container[str] = (),
+    work: str = "search",
+) -> str:
     """The engine that is expected to answer `batch` queries over `n` codes of `width` bits first.
 
-    What it takes to begin (a kernel to load, codes to copy to a GPU) counts but for engines in `started`.
+    What it takes to begin (a kernel to load, codes to copy to a GPU) counts but for engines in `started`. `work` is
+    `search`, or `count` for all distances.
     """
-    costs = _costs(width, n, batch, among, started)
+    costs = _costs(width, n, batch, among, started, work)
     # Whether an engine can run takes a while to find out: nobody asks about those that would not be taken.
     there = (one for one in sorted(costs, key=lambda one: costs[one]) if missing(one, n_bytes(width)) is None)
     return next(there, next(iter(among)))
@@ -77,8 +85,8 @@ def choose(width: int, n: int, batch: int, among: Iterable[str] = NAMES, started
 def explain(
     width: int, n: int, batch: int, among: Iterable[str] = NAMES, started: Container[str] = ()
 ) -> Choice:
-    """What `choose` takes, with what it expects of each engine, and why those that it passes over cannot run."""
-    costs = _costs(width, n, batch, among, started)
+    """What `choose` takes for a search, with what it expects of each engine, and why some cannot run."""
+    costs = _costs(width, n, batch, among, started, "search")
     kept = {one: missing(one, n_bytes(width)) or (None if one in costs else "not measured") for one in among}
     return Choice(
         choose(width, n, batch, among, started),
@@ -87,21 +95,31 @@ def explain(
     )
 
 
-def _costs(width: int, n: int, batch: int, among: Iterable[str], started: Container[str]) -> dict[str, float]:
-    expected = {one: _expected(one, width, n, batch, one not in started) for one in among}
+def start_of(engine: str) -> float:
+    """Seconds that an engine takes to begin, whatever the codes."""
+    return max(
+        (row.get("start", 0.0) for (_, name), rows in _table().items() if name == engine for row in rows),
+        default=0.0,
+    )
+
+
+def _costs(
+    width: int, n: int, batch: int, among: Iterable[str], started: Container[str], work: str
+) -> dict[str, float]:
+    expected = {one: _expected(work, one, width, n, batch, one not in started) for one in among}
     return {one: seconds for one, seconds in expected.items() if seconds is not None}
 
 
 @cache
-def _table() -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _table() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in json.loads(TABLE.read_text())["rows"]:
-        found.setdefault(row["engine"], []).append(row)
+        found.setdefault((row["work"], row["engine"]), []).append(row)
     return found
 
 
-def _expected(engine: str, width: int, n: int, batch: int, start: bool) -> float | None:
-    rows = _table().get(engine)
+def _expected(work: str, engine: str, width: int, n: int, batch: int, start: bool) -> float | None:
+    rows = _table().get((work, engine))
     if not rows:
         return None
     near = min({row["width"] for row in rows}, key=lambda one: (abs(math.log(one / width)), one))

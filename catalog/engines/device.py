@@ -14,8 +14,10 @@ from ..codes import Codes
 from .flat import Flat, faiss
 from .shards import Distances, Found, Rows, merge, nothing
 
-_FAISS_MOST = 2048
+FAISS_MOST = 2048
 """Neighbours that FAISS's GPU index gives at most."""
+_FAISS_BYTES = 256 << 20
+"""Memory for its intermediate results."""
 _PRODUCT_BYTES = 704 << 20
 """Memory of the products of one tile, four bytes each, and of the candidates among them."""
 _TILE_BYTES = 128 << 20
@@ -61,6 +63,8 @@ class FaissDevice:
         # Its kernels read four bytes at a time; bits that are 0 on both sides add nothing.
         self._pad = -codes.shape[1] % 4
         self._resources = lib.StandardGpuResources()
+        # It would take one and a half gigabytes for itself.
+        self._resources.setTempMemory(_FAISS_BYTES)
         self._index = lib.GpuIndexBinaryFlat(self._resources, 8 * (codes.shape[1] + self._pad))
         for start in range(0, len(codes), 1 << 20):
             self._index.add(self._padded(codes[start : start + (1 << 20)]))
@@ -72,12 +76,12 @@ class FaissDevice:
         """The `k` codes nearest to each of `queries` (q, bytes), among `rows` (ascending) if given, which the CPU
         searches, as it does for those queries whose last place is tied beyond what the GPU gives."""
         n = len(self._codes)
-        if rows is not None or min(k, n) >= _FAISS_MOST:
+        if rows is not None or min(k, n) >= FAISS_MOST:
             return Flat(self._codes).search(queries, k, rows)
-        if not n:
-            return nothing(len(queries))
         k = min(k, n)
-        asked = min(n, max(2 * k, k + 30), _FAISS_MOST)
+        if not n or not len(queries):
+            return nothing(len(queries), k)
+        asked = min(n, max(2 * k, k + 30), FAISS_MOST)
         distances, found = self._index.search(self._padded(queries), asked)
         distances, found = merge([(distances.astype(np.int32), found.astype(np.int64))], asked)
         # Which of equal codes FAISS keeps on a GPU is not said, so all of them must be among those asked for.
@@ -106,6 +110,8 @@ class Tensor:
         import torch
 
         self._n, self._size = codes.shape
+        # Products of bytes come in sixteens.
+        self._columns = -(-8 * self._size // 16) * 16
         self._device = torch.device(device)
         self._codes = torch.empty(codes.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(codes), 1 << 20):
@@ -122,12 +128,12 @@ class Tensor:
 
         n = self._n if rows is None else len(rows)
         k = min(k, n)
-        if not n:
-            return nothing(len(queries))
+        if not n or not len(queries):
+            return nothing(len(queries), k)
         tile = self._tile(n)
         groups = tile // _GROUP
         # Products of a tile, and beside them the candidates as keys of eight bytes, several times over.
-        each = 4 * tile + 64 * min(tile, k * _GROUP) + 64 * k
+        each = 4 * tile + 64 * min(tile, k * _GROUP) + 64 * k + 2 * self._columns
         step = max(1, min(len(queries), _PRODUCT_BYTES // each))
         answers = []
         for start in range(0, len(queries), step):
@@ -154,18 +160,18 @@ class Tensor:
         distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
         return distances, places if rows is None else rows[places]
 
-    def differing(self, polarity: Codes, mask: Codes | None, rows: Rows | None = None) -> Distances:
+    def differing(self, polarity: Codes, mask: Codes | None) -> Distances:
         """Bits of each of `mask` in which each code differs from `polarity`, both (q, bytes); int32 (q, n)."""
-        n = self._n if rows is None else len(rows)
+        n = self._n
         found = np.empty((len(polarity), n), np.int32)
         tile = self._tile(max(1, n))
-        step = max(1, _PRODUCT_BYTES // (8 * tile))
+        step = max(1, _PRODUCT_BYTES // (8 * tile + 2 * self._columns))
         for start in range(0, len(polarity), step):
             some = slice(start, start + step)
             signs, positive = self._signs(polarity[some], None if mask is None else mask[some])
             for first in range(0, n, tile):
                 m = min(tile, n - first)
-                product = self._product(signs, first, m, rows, tile)
+                product = self._product(signs, first, m, None, tile)
                 apart = (positive[:, None] - product[:, :m])[: len(polarity[some])]
                 found[some, first : first + m] = apart.cpu().numpy()
         return found
@@ -177,11 +183,11 @@ class Tensor:
 
     def _signs(self, polarity: Codes, mask: Codes | None) -> tuple[Any, Any]:
         """Signs that queries want, int8 (q', columns), and how many are positive, int32 (q',): a whole number of
-        eight rows, more than sixteen of them, and of sixteen columns, as int8 products want."""
+        eight rows, more than sixteen of them, as int8 products want."""
         import torch
 
         wanted = np.full_like(polarity, 255) if mask is None else mask
-        signs = np.zeros((max(24, -(-len(polarity) // 8) * 8), -(-8 * self._size // 16) * 16), np.int8)
+        signs = np.zeros((max(24, -(-len(polarity) // 8) * 8), self._columns), np.int8)
         bits = 2 * np.unpackbits(polarity, axis=-1).astype(np.int8) - 1
         signs[: len(polarity), : 8 * self._size] = bits * np.unpackbits(wanted, axis=-1).astype(np.int8)
         there = torch.from_numpy(signs).to(self._device)

@@ -51,6 +51,6 @@ def merge(parts: Sequence[Found], k: int) -> Found:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
-def nothing(n_queries: int) -> Found:
-    """The answer where there are no rows."""
-    return np.empty((n_queries, 0), np.int32), np.empty((n_queries, 0), np.int64)
+def nothing(n_queries: int, k: int = 0) -> Found:
+    """The answer where there are no rows, or no queries."""
+    return np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)

@@ -187,6 +187,8 @@ def _majority_ranks(
         x = embedding[part].float()
         codes[part] = pack_signs(x if rotation is None else x @ rotation.T).cpu().numpy()
 
+    if not len(contexts):
+        return np.empty(0, np.int64)
     positive = (unpack(codes[ids], width).sum(0, dtype=np.int64) for ids in contexts)
     majority = np.stack(
         [np.packbits(2 * one > len(ids)) for one, ids in zip(positive, contexts, strict=True)]

@@ -57,7 +57,16 @@ def test_what_could_not_be_measured_misses_its_bar(table: ModuleType) -> None:
 
 def test_costs_of_one_engine_leave_those_of_others(table: ModuleType, tmp_path: Path) -> None:
     costs, file = import_module("costs"), tmp_path / "measured.json"
-    row = {"engine": "faiss", "width": 576, "n": 10, "batch": 1, "seconds": 1.0, "threads": 1, "machine": "m"}
+    row = {
+        "work": "search",
+        "engine": "faiss",
+        "width": 576,
+        "n": 10,
+        "batch": 1,
+        "seconds": 1.0,
+        "threads": 1,
+        "machine": "m",
+    }
     first = [row, row | {"engine": "tensor"}, row | {"width": 2560}, row | {"batch": 16}]
     costs.merge(file, first)
     text = file.read_text()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -58,10 +60,10 @@ def cases(draw: st.DrawFn) -> tuple[Codes, Codes, int, int, NDArray[np.int64] | 
     n = draw(st.one_of(st.integers(0, 300), st.sampled_from([127, 128, 129, 500])))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     codes = drawn(draw(st.sampled_from(KINDS)), n, width, rng)
-    queries = drawn("random", draw(st.integers(1, 9)), width, rng)
+    queries = drawn("random", draw(st.integers(0, 9)), width, rng)
     if draw(st.booleans()):
-        queries[0] = 0
-    if n and draw(st.booleans()):
+        queries[:1] = 0
+    if n and len(queries) and draw(st.booleans()):
         queries[-1] = codes[rng.integers(n)]
     k = draw(st.sampled_from([1, 2, 10, 70, max(1, n), n + 5]))
     chosen = None
@@ -89,14 +91,11 @@ def test_every_engine_is_numpy(monkeypatch, engine, case, shard_rows):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases(), masked=st.booleans())
 def test_every_engine_counts_as_numpy_does(engine, case, masked):
-    codes, queries, width, _, rows = case
+    codes, queries, width, _, _ = case
     masks = drawn("random", len(queries), width, np.random.default_rng(len(codes))) if masked else None
-    if engine == "numpy":
-        found, rows = plain.differing(codes, queries, masks), None
-    else:
-        found = searcher(engine, codes).differing(queries, masks, rows)  # type: ignore[attr-defined]
-    among = codes if rows is None else codes[rows]
-    apart = among[None] ^ queries[:, None]
+    counter = {"numpy": lambda *given: plain.differing(codes, *given)}.get(engine)
+    found = (counter or searcher(engine, codes).differing)(queries, masks)  # type: ignore[attr-defined]
+    apart = codes[None] ^ queries[:, None]
     wanted = np.bitwise_count(apart if masks is None else apart & masks[:, None]).sum(-1)
     np.testing.assert_array_equal(found, wanted)
 
@@ -153,7 +152,7 @@ def test_a_gpu_index_whose_ties_are_its_own(monkeypatch):
 
     lib = flat.faiss()
     monkeypatch.setattr(lib, "GpuIndexBinaryFlat", Unordered, raising=False)
-    monkeypatch.setattr(lib, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(lib, "StandardGpuResources", MagicMock, raising=False)
     rng = np.random.default_rng(0)
     for kind in KINDS:
         codes, queries = drawn(kind, 400, 20, rng), drawn("random", 5, 20, rng)
@@ -200,7 +199,15 @@ def table(monkeypatch, tmp_path):
 
 
 def row(engine: str, batch: int, seconds: float, width: int = 576, **more: float) -> dict[str, object]:
-    return {"engine": engine, "width": width, "n": 1_000_000, "batch": batch, "seconds": seconds, **more}
+    return {
+        "work": "search",
+        "engine": engine,
+        "width": width,
+        "n": 1_000_000,
+        "batch": batch,
+        "seconds": seconds,
+        **more,
+    }
 
 
 def test_the_quickest_for_the_batch_is_taken(table):
@@ -224,6 +231,12 @@ def test_the_quickest_for_the_batch_is_taken(table):
     assert why.missing == {"faiss-gpu": "not measured", "tensor": "not measured"}
 
 
+def test_what_a_gpu_index_hands_to_the_cpu_is_no_work_of_the_gpu():
+    assert "faiss-gpu" in engines.able(10, None)
+    assert "faiss-gpu" not in engines.able(10, np.arange(3))
+    assert "faiss-gpu" not in engines.able(device.FAISS_MOST, None)
+
+
 def test_what_is_not_there_is_not_taken(table, monkeypatch):
     table([row("faiss", 1, 0.01), row("tensor", 1, 0.001, copy=1e-9)])
     assert engines.choose(576, 10**6, 1, started={"tensor"}) == "tensor"
@@ -240,10 +253,15 @@ def test_the_table_that_ships_is_whole():
     assert {one["engine"] for one in rows} >= {"faiss", "blocks", "numpy"}
     for one in rows:
         assert one["seconds"] > 0 and one["n"] > 0 and one["batch"] > 0 and one["machine"]
+    on_cpu = ("faiss", "blocks")
     for width in (64, 576, 2560, 8192):
-        assert engines.choose(width, 10**6, 1) == "faiss"
+        assert engines.choose(width, 10**6, 1, on_cpu) == "faiss"
         if blocks.missing() is None:
-            assert engines.choose(width, 10**7, 1024) == "blocks"
+            assert engines.choose(width, 10**7, 1024, on_cpu) == "blocks"
+            assert (
+                engines.choose(width, 10**6, 1024, ("numpy", "blocks"), ("numpy", "blocks"), "count")
+                == "blocks"
+            )
 
 
 @pytest.mark.parametrize("engine", ["nothing", "faiss-gpu", "tensor"])
@@ -265,6 +283,8 @@ def test_bad_shapes_are_refused():
         lambda: engines.differing(codes, codes[:, :8], width=72),
         lambda: engines.differing(codes, codes, codes[:, :8], width=72),
         lambda: engines.open("faiss", codes[0], 72),
+        lambda: engines.search(codes.astype(np.int64), codes, 1, width=72),
+        lambda: engines.search(codes, codes.view(np.int8), 1, width=72),
     ):
         with pytest.raises(InvalidInput):
             call()
@@ -281,12 +301,30 @@ def test_choosing_loads_neither_torch_nor_numba():
 
 
 @needs_kernel
+@pytest.mark.parametrize(
+    "broken", ["raise ImportError('Numba needs NumPy 1.0 or less')", "raise OSError('no LLVM\\nhere')"]
+)
+def test_a_numba_that_does_not_load_is_left_alone(tmp_path, broken):
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text(broken)
+    program = (
+        "from signarium.catalog import engines;"
+        "print(engines.choose(2560, 10**9, 4096, ('faiss', 'blocks')), engines.missing('blocks'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.startswith("faiss numba does not load (") and done.stdout.count("\n") == 1
+
+
+@needs_kernel
 def test_without_numba_faiss_answers():
     program = (
         "import sys; sys.modules['numba'] = None; import numpy as np; from signarium.catalog import engines;"
         "c = np.random.default_rng(0).integers(0, 256, (2000, 72), dtype=np.uint8);"
         "d, r = engines.search(c, c, 1, width=576, engine='auto'); print((d == 0).all(), (r[:, 0] == range(2000)).all());"
-        "print(engines.choose(576, 10**9, 4096), engines.missing('blocks'))"
+        "print(engines.choose(576, 10**9, 4096, ('faiss', 'blocks')), engines.missing('blocks'))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["True True", "faiss numba is not installed"]

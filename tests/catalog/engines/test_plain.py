@@ -19,8 +19,9 @@ from signarium.catalog.engines import plain, shards
 def test_every_way_of_counting_is_the_definition(monkeypatch, size, n, q, block, masked, seed):
     """Along the codes or along the patterns, in blocks and side by side."""
     monkeypatch.setattr(plain, "_BLOCK_BYTES", block)
-    monkeypatch.setattr(plain, "_SHARD", 40)
     monkeypatch.setattr(plain, "_FEWER", 1)
+    monkeypatch.setattr(shards, "_LEAST_ROWS", 40)
+    monkeypatch.setattr(shards, "_SHARD_ROWS", 40)
     monkeypatch.setattr(shards, "n_threads", lambda: 3)
     rng = np.random.default_rng(seed)
     codes, polarity, mask = (rng.integers(0, 256, (m, size), dtype=np.uint8) for m in (n, q, q))
