@@ -38,6 +38,12 @@ def rows(setting: Setting) -> Iterator[Row]:
     tokens = 4096 if setting.quick else 16_384
     seen: set[bytes] = set()
 
+    with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+        # What a process imports and sets up once is no more part of it than loading the model is.
+        signarium.ingest(
+            setting.scratch / "first.duckdb", str(MODEL), stages=["states"], text=[file], max_tokens=64
+        )  # type: ignore[operator]
+
     for stage in ("states",) if setting.quick else ("states", "types"):
         bare = 0.0
         seen.clear()

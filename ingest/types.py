@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -155,6 +156,10 @@ def clear(path: Path, run_id: str) -> None:
         shutil.rmtree(folder)
 
 
+_ROWS = 8192
+"""States that are summed up at a time."""
+
+
 @dataclass(frozen=True)
 class _Computed:
     """Hidden states of `n` tokens from `start` on, by site, with their statistics."""
@@ -195,7 +200,8 @@ def _compute(
         for name, pieces in parts.items():
             states[name] = x = torch.cat(pieces)
             check_norms(norms_of(x).cpu().numpy(), name)
-            statistics[name] = Statistics.of(x)
+            # In float64, twice: a part at a time, or it takes more memory than the pass did.
+            statistics[name] = reduce(Statistics.merge, map(Statistics.of, x.split(_ROWS)))
     ended = mark(model.device)
     if where.type == "cuda":
         torch.cuda.current_stream(where).synchronize()

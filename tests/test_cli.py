@@ -28,7 +28,7 @@ import twins
 from conftest import DECODER, ENCODER, Made
 
 from signarium import __version__
-from signarium.catalog import views
+from signarium.catalog import engines, views
 from signarium.cli import FORMATS, cli, main
 from signarium.queries import nearest
 from signarium.queries.formats import FORMATS as RENDERED
@@ -346,6 +346,11 @@ def test_nearest_names_its_choices_on_stderr(run: Run) -> None:
     assert shown.code == 0 and shown.out.splitlines()[-1] == "(0 rows)"
     assert shown.err == "states of decoder at resid_post.1, centre zero: 0 codes of 44 bits\n"
     assert "recall" in run("nearest", 'type:" king"', "--model", DECODER, "--approximate").err
+
+
+def test_the_engines_that_can_be_asked_for_are_those_that_there_are() -> None:
+    (option,) = (one for one in cli.commands["nearest"].params if one.name == "engine")
+    assert tuple(option.type.choices) == engines.ENGINES  # type: ignore[attr-defined]
 
 
 def test_db_commands_on_a_current_file(run: Run, catalogue_copy: Path) -> None:
