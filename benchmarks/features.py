@@ -8,7 +8,6 @@ Codes are clusters seen through random signs, in five bases that have nothing in
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from measure import NotMeasured, Setting, run_json
 from numpy.typing import NDArray
+from peers import harness
 from table import Row, failed
 
 CATEGORIES, ANCHORS = 175, 50
@@ -94,7 +94,7 @@ def main() -> None:
     begun = time.perf_counter()
     discovery.make(bases, "s", "mean", seeds, [strings[i] for i in seeds], baselines, ranks, 0)
     found["discovery_s"] = time.perf_counter() - begun
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak_bytes"] = harness.status("VmHWM")
     print(json.dumps(found))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 Line = Sequence[tuple[int, float]]
 
 _COLOURS = ("#0b6e4f", "#1f6fb2", "#b3541e", "#8a3ffc", "#7a7a7a", "#c2185b")
-_WIDE, _HIGH, _LEFT, _TOP, _GAP = 360, 300, 64, 40, 84
+_WIDE, _HIGH, _LEFT, _TOP, _GAP = 360, 300, 84, 40, 84
 
 
 def write(path: Path, panels: Mapping[int, Mapping[str, Line]], n: int) -> None:

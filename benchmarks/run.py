@@ -40,7 +40,8 @@ TITLE = """# Results
 
 `make bench` writes this table, and `make bench-gpu` the parts that need a GPU. Ratios say how many times better ours
 is, or what the row divides; whether a bar is met is computed from the run. The speed of a machine wanders: read the
-ratios, not the seconds. Rows of one part were measured in one run, with what they stand beside in turn.
+ratios, not the seconds. Rows of one part were measured in one run: FAISS and ours take turns, USearch, LanceDB and
+DuckDB come after them in processes of their own, and runners of models take turns run by run.
 
 ![Seconds a query against queries a call](results-search.svg)
 """

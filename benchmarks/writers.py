@@ -11,7 +11,6 @@ peak memory. `--whole` adds everything that an ingest does at one site.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from measure import NotMeasured, Setting, run_json
+from peers import harness
 from table import Row, failed
 
 
@@ -77,13 +77,13 @@ def main() -> None:
     begun = time.perf_counter()
     coalitions.split_half(coalitions.halves(patterns, np.arange(n_features), 0), block, ks)
     found["split_half_s"] = time.perf_counter() - begun
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak_bytes"] = harness.status("VmHWM")
     if "--whole" in sys.argv:
         group = measure.Group("discovered", "mean", np.arange(n_features), patterns)
         making, begun = 0.0, time.perf_counter()
         measure.measure_site(directions, n_blocks, own, [group], "site", 0)
         found["whole_site_s"] = time.perf_counter() - begun - making
-        found["whole_peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        found["whole_peak_bytes"] = harness.status("VmHWM")
     print(json.dumps(found))
 
 
