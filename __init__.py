@@ -197,8 +197,8 @@ class Catalogue:
         """
         from .queries import nearest
 
-        target = nearest.resolve(self.path, within=within, model=model, site=site, centre=centre)
-        return nearest.search_all(self.path, target, queries, k=k, where=where, engine=engine)
+        place = {"within": within, "model": model, "site": site, "centre": centre}
+        return nearest.search_all(self.path, queries, **place, k=k, where=where, engine=engine)
 
     def features(
         self,

@@ -25,7 +25,7 @@ from . import bulk, engines, store
 from .codes import Codes, n_bytes
 from .engines import Distances, Rows
 from .engines.flat import faiss
-from .errors import InvalidInput, NotFound, SignariumError
+from .errors import NotFound, SignariumError
 
 if TYPE_CHECKING:
     import duckdb
@@ -92,12 +92,7 @@ class CodeIndex:
             InvalidInput: if the queries have another width, `k` is not positive, or the engine cannot run here.
         """
         queries = np.ascontiguousarray(np.atleast_2d(queries))
-        if queries.shape[1] != n_bytes(self.width):
-            raise InvalidInput(
-                f"a code of {queries.shape[1]} bytes cannot be searched among codes of {self.width} bits"
-            )
-        if k < 1:
-            raise InvalidInput(f"-k {k} is not positive")
+        k = engines.check_search(queries, self.width, k, rows, self.n)
         if engine == engines.AUTO:
             n = self.n if rows is None else len(rows)
             begun = engines.started() | set(self._opened)
@@ -130,7 +125,7 @@ def read_manifest(path: Path, info: CodeSetInfo) -> dict[str, Any] | None:
     """What the manifest of a code set's index says; None if there is none for this state of the code set."""
     try:
         manifest = json.loads((folder(path) / f"{info.code_set_id}.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or any(
         manifest.get(key) != value for key, value in _identity(info).items()

@@ -166,22 +166,28 @@ class Neighbours:
 
 def search_all(
     path: Path,
-    target: Target,
     queries: codes.Codes,
     *,
+    within: str | None = None,
+    model: str | None = None,
+    site: str | None = None,
+    centre: str | None = None,
     k: int = 10,
     where: str | None = None,
     engine: str = engines.AUTO,
 ) -> Neighbours:
-    """The `k` codes of `target` nearest to each of `queries`, uint8 (q, bytes), among the rows for which `where` holds.
+    """The `k` codes nearest to each of `queries`, uint8 (q, bytes), among the rows for which `where` holds, of the codes
+    that `resolve` finds.
 
     Raises:
-        InvalidInput: if the queries have another width, `k` is not positive, `where` fails, or the engine cannot run.
+        InvalidInput, NotFound: if the queries have another width, `k` is not positive, `where` fails, the engine cannot
+            run, or there are no such codes.
     """
-    if target.view == "features":
+    if within == "features":
         raise InvalidInput(
             "features are not searched in batches", "search states, types, neurons or the unembedding"
         )
+    target = resolve(path, within=within, model=model, site=site, centre=centre)
     queries = np.atleast_2d(np.asarray(queries))
     if queries.dtype != np.uint8 or queries.shape[1:] != (codes.n_bytes(target.width),):
         raise InvalidInput(

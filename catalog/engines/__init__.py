@@ -10,6 +10,7 @@ Answers are ordered by (distance, row), whichever engine gave them.
 
 from __future__ import annotations
 
+import operator
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ __all__ = [
     "Rows",
     "Searcher",
     "able",
+    "check_search",
     "choose",
     "differing",
     "explain",
@@ -103,9 +105,7 @@ def search(
     """
     queries = np.ascontiguousarray(np.atleast_2d(queries))
     _check(codes, width)
-    _check(queries, width)
-    if k < 1:
-        raise InvalidInput(f"-k {k} is not positive")
+    k = check_search(queries, width, k, rows, len(codes))
     if engine == AUTO:
         n = len(codes) if rows is None else len(rows)
         engine = choose(width, n, len(queries), able(k, rows), started())
@@ -123,6 +123,8 @@ def differing(
     """
     for one in (codes, polarity) if mask is None else (codes, polarity, mask):
         _check(one, width)
+    if mask is not None and len(mask) != len(polarity):
+        raise InvalidInput(f"{len(mask)} masks are not of {len(polarity)} patterns")
     if engine == AUTO:
         # Distances that a GPU counted have all to be copied back: that is for who asks for it.
         known = started() | {"numpy"}
@@ -140,8 +142,34 @@ def differing(
     )
 
 
+def check_search(queries: Codes, width: int, k: int, rows: Rows | None, n: int) -> int:
+    """`k` as an int, of a search among `n` codes that no engine has to look at twice: most are given addresses.
+
+    Raises:
+        InvalidInput: if the queries have another width, `k` is no positive whole number, or `rows` are not whole numbers
+            from 0 to below `n`.
+    """
+    _check(queries, width)
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise InvalidInput(f"-k {k!r} is no whole number") from None
+    if k < 1:
+        raise InvalidInput(f"-k {k} is not positive")
+    if rows is not None:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise InvalidInput(f"rows of type {rows.dtype} and shape {rows.shape} are no list of row numbers")
+        if len(rows) and (rows.min() < 0 or rows.max() >= n):
+            raise InvalidInput(f"rows from {rows.min()} to {rows.max()} are not all among {n} codes")
+    return k
+
+
 def _check(codes: Codes, width: int) -> None:
-    if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != n_bytes(width):
+    if width < 1:
+        raise InvalidInput(f"codes of {width} bits are none")
+    if codes.dtype != np.uint8 or codes.ndim != 2:
+        raise InvalidInput(f"codes are {codes.dtype} {codes.shape}", f"give uint8 (n, {n_bytes(width)})")
+    if codes.shape[1] != n_bytes(width):
         raise InvalidInput(
-            f"codes of type {codes.dtype} and shape {codes.shape} are not of {n_bytes(width)} bytes, which {width} bits take"
+            f"codes of {codes.shape[1]} bytes are not of {width} bits, which take {n_bytes(width)}"
         )

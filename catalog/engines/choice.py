@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -112,9 +113,16 @@ def _costs(
 
 @cache
 def _table() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Rows by work and engine. Without the file, or where a row is broken, nothing was measured."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in json.loads(TABLE.read_text())["rows"]:
-        found.setdefault((row["work"], row["engine"]), []).append(row)
+    try:
+        rows = json.loads(TABLE.read_text())["rows"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return found
+    for row in rows if isinstance(rows, list) else []:
+        with suppress(TypeError, KeyError, ValueError):
+            if all(0 < float(row[name]) < math.inf for name in ("width", "n", "batch", "seconds")):
+                found.setdefault((row["work"], row["engine"]), []).append(row)
     return found
 
 

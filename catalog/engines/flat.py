@@ -40,7 +40,8 @@ class Flat:
     """Codes, uint8 (n, bytes), scanned where they lie."""
 
     def __init__(self, codes: Codes) -> None:
-        self._codes = codes
+        # FAISS is given an address: rows must follow each other without gaps.
+        self._codes = np.ascontiguousarray(codes)
 
     def search(self, queries: Codes, k: int, rows: Rows | None = None) -> Found:
         """The `k` codes nearest to each of `queries` (q, bytes), among `rows` (ascending) if given."""

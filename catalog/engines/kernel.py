@@ -12,6 +12,7 @@ Importing this module imports numba; `blocks.missing` tells first whether it can
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,40 @@ _NONE = np.int64(1 << 62)
 _i8, _i16, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 
 
+class _Kept:
+    """numba's cache of one function, which may be damaged, or not to be written: then the function is compiled again."""
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def load_overload(self, *given: Any) -> Any:
+        """What is kept, if it can be read."""
+        try:
+            return self._cache.load_overload(*given)
+        except Exception:
+            # Half a file fails in as many ways as there are halves. What can be saved again must not add to it.
+            with suppress(Exception):
+                self._cache.flush()
+            return None
+
+    def save_overload(self, *given: Any) -> None:
+        """Keep it, if there is room."""
+        with suppress(Exception):
+            self._cache.save_overload(*given)
+
+
 def _compiled(function: Any) -> Any:
     """`function` compiled when it is first called, kept on disk where there is a place for it."""
     try:
-        return njit(nogil=True, cache=True, boundscheck=False)(function)
+        made = njit(nogil=True, cache=True, boundscheck=False)(function)
     except RuntimeError:
         # No folder for numba's cache can be written: it is compiled anew in each process.
         return njit(nogil=True, boundscheck=False)(function)
+    made._cache = _Kept(made._cache)
+    return made
 
 
 def _constant(value: int) -> Any:

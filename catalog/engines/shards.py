@@ -33,6 +33,11 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads(), "search")
 
 
+# A forked child has the pool and none of its threads: it would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def spread(n: int, part: Callable[[int, int], T], n_queries: int = 1) -> list[T]:
     """`part(start, stop)` of shards that together are `n` rows, side by side; in order of their rows."""
     rows = min(_SHARD_ROWS, max(_LEAST_ROWS, _SHARD_ROWS // max(1, n_queries)))

@@ -125,14 +125,14 @@ def test_the_widest_codes_that_the_kernel_takes():
         engines.open("blocks", np.zeros((2, size + 1), np.uint8), 8 * size + 8)
 
 
-@needs_kernel
-def test_the_kernel_reads_a_file_that_is_mapped_and_rows_with_gaps(tmp_path):
+@pytest.mark.parametrize("engine", ON_CPU)
+def test_codes_in_a_file_that_is_mapped_or_with_gaps(tmp_path, engine):
     rng = np.random.default_rng(0)
     codes = drawn("random", 300, 100, rng)
     codes.tofile(tmp_path / "codes")
     mapped = np.memmap(tmp_path / "codes", np.uint8, "r", shape=codes.shape)
     for one in (mapped, np.asfortranarray(codes), np.repeat(codes, 2, 0)[::2]):
-        got = blocks.Blocks(one).search(codes[:3], 4)
+        got = searcher(engine, one).search(codes[:3], 4)
         np.testing.assert_array_equal(got[1], by_numpy(codes, codes[:3], 4, None)[1])
 
 
@@ -248,6 +248,18 @@ def test_what_is_not_there_is_not_taken(table, monkeypatch):
     assert engines.explain(576, 10**6, 1).missing["tensor"] == "no such luck"
 
 
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"rows": [{}, 3, null]}', '{"rows": 5}'])
+def test_a_table_that_is_broken_is_no_table(table, tmp_path, text):
+    table([])
+    (tmp_path / "t.json").write_text(text)
+    assert engines.choose(576, 10**6, 64) == "faiss"
+
+
+def test_rows_of_a_table_that_say_nothing_are_left_out(table):
+    table([row("faiss", 1, 0.01), row("blocks", 1, float("nan")), row("tensor", 1, 0), {"engine": "faiss"}])
+    assert engines.choose(576, 10**6, 1, started=engines.NAMES) == "faiss"
+
+
 def test_the_table_that_ships_is_whole():
     rows = json.loads(choice.TABLE.read_text())["rows"]
     assert {one["engine"] for one in rows} >= {"faiss", "blocks", "numpy"}
@@ -285,6 +297,20 @@ def test_bad_shapes_are_refused():
         lambda: engines.open("faiss", codes[0], 72),
         lambda: engines.search(codes.astype(np.int64), codes, 1, width=72),
         lambda: engines.search(codes, codes.view(np.int8), 1, width=72),
+        lambda: engines.search(codes[:, :0], codes[:, :0], 1, width=0),
+        lambda: engines.search(codes, codes, 2.5, width=72),  # type: ignore[arg-type]
+        lambda: engines.search(codes, codes, "3", width=72),  # type: ignore[arg-type]
+        lambda: engines.differing(codes, codes, codes[:1], width=72),
+        *(
+            lambda rows=rows: engines.search(codes, codes, 1, width=72, rows=rows)  # type: ignore[misc]
+            for rows in (
+                np.array([10**12]),
+                np.array([-1, 2]),
+                np.array([3]),
+                np.array([True, False, True]),
+                np.ones(2),
+            )
+        ),
     ):
         with pytest.raises(InvalidInput):
             call()
@@ -298,6 +324,54 @@ def test_choosing_loads_neither_torch_nor_numba():
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def in_child(program: str, **environment: str) -> str:
+    """What a program prints over random codes `c`, in a process of its own that is given a minute."""
+    begin = (
+        "import os, sys, numpy as np; from signarium.catalog import engines\n"
+        "c = np.random.default_rng(0).integers(0, 256, (300_000, 8), dtype=np.uint8)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", begin + program],
+        check=True, capture_output=True, text=True, timeout=60, env=os.environ | environment,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.mark.parametrize("engine", ["faiss", pytest.param("blocks", marks=needs_kernel)])
+def test_a_forked_child_searches_too(engine):
+    search = f"engines.search(c, c[:4], 3, width=64, engine='{engine}')[1][:, 0].tolist()"
+    program = f"""
+first = {search}
+if (child := os.fork()) == 0:
+    os._exit(0 if {search} == first else 1)
+print(first, os.waitpid(child, 0)[1])
+"""
+    assert in_child(program) == "[0, 1, 2, 3] 0\n"
+
+
+@needs_kernel
+@pytest.mark.parametrize("damage", ["empty", "cut", "garbage"])
+def test_a_damaged_cache_of_the_kernel_is_made_anew(tmp_path, damage):
+    search = "print(engines.search(c, c[:9], 3, width=64, engine='blocks')[1][:, 0].tolist())"
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    wanted = in_child(search, **kept)
+    for one in tmp_path.rglob("*.nb?"):
+        data = one.read_bytes()
+        one.write_bytes({"empty": b"", "cut": data[:100], "garbage": b"garbage"}[damage])
+    assert in_child(search, **kept) == wanted == "[0, 1, 2, 3, 4, 5, 6, 7, 8]\n"
+    assert any(one.stat().st_size > 100 for one in tmp_path.rglob("*.nbc"))
+    assert in_child(search, **kept) == wanted
+
+
+@needs_kernel
+def test_a_cache_that_cannot_be_written_costs_no_answer(tmp_path):
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    search = "print(engines.search(c, c[:9], 3, width=64, engine='blocks')[1][:, 0].tolist())"
+    wanted = "[0, 1, 2, 3, 4, 5, 6, 7, 8]\n"
+    assert in_child(limited + search, NUMBA_CACHE_DIR=str(tmp_path)) == wanted
+    assert in_child(search, NUMBA_CACHE_DIR=str(tmp_path)) == wanted
 
 
 @needs_kernel
