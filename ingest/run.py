@@ -204,7 +204,7 @@ def ingest(
             sites,
             max_tokens,
             context,
-            [device] if names is None else [one.strip() for one in names if one.strip()],
+            [device] if names is None else [one.strip() for one in names],
             dtype,
             batch_tokens,
             bos,
