@@ -171,5 +171,5 @@ def _check(codes: Codes, width: int) -> None:
         raise InvalidInput(f"codes are {codes.dtype} {codes.shape}", f"give uint8 (n, {n_bytes(width)})")
     if codes.shape[1] != n_bytes(width):
         raise InvalidInput(
-            f"codes of {codes.shape[1]} bytes are not of {width} bits, which take {n_bytes(width)}"
+            f"codes of {codes.shape[1]} bytes are not of {width} bits, which take {n_bytes(width)} bytes"
         )
