@@ -1125,8 +1125,6 @@ def db_index(db: Path, engines: bool, format_: str, output: Path | None) -> None
         from .queries.engines import display
 
         table = _open(db).engines()
-        for line in dict.fromkeys(
-            one for row in table.column("missing").to_pylist() for one in row.split("; ") if one
-        ):
+        for line in dict.fromkeys(filter(None, table.column("missing").to_pylist())):
             _say(line)
         _print(table, format_, output, display)

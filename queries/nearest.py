@@ -188,12 +188,6 @@ def search_all(
             "features are not searched in batches", "search states, types, neurons or the unembedding"
         )
     target = resolve(path, within=within, model=model, site=site, centre=centre)
-    queries = np.atleast_2d(np.asarray(queries))
-    if queries.dtype != np.uint8 or queries.shape[1:] != (codes.n_bytes(target.width),):
-        raise InvalidInput(
-            f"queries are {queries.dtype} {queries.shape}",
-            f"give uint8 (q, {codes.n_bytes(target.width)}), packed signs",
-        )
     with store.reading(path) as connection:
         parsed = parse_where(connection, where)
         opened = [index.get(path, info, connection) for info in target.infos]

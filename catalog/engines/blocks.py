@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes import Codes
-from .shards import Distances, Found, Rows, merge, n_threads, nothing, spread
+from .shards import ROW_BITS, Distances, Found, Rows, merge, n_threads, nothing, spread
 
 _MOST_BITS = 65_000
 """A distance is counted in sixteen bits, of which the largest value stands for "none yet"."""
@@ -21,7 +21,6 @@ _FEW, _FEW_WIDE, _WIDE = 3, 6, 128
 """Up to so many queries, turning the codes takes longer than it saves; more of them where codes have many bytes."""
 _HEAPS = 4 << 20
 """Neighbours that all threads keep together, of eight bytes each."""
-_ROW = (1 << 40) - 1
 
 
 @cache
@@ -120,7 +119,7 @@ class Blocks:
                 else:
                     kernel.nearest(*self._arguments(rows, first, last), _tables(), wanted, heaps)
                 heaps.sort(axis=1)
-                return (heaps >> 40).astype(np.int32), heaps & _ROW
+                return (heaps >> ROW_BITS).astype(np.int32), heaps & ((1 << ROW_BITS) - 1)
 
             answers.append(merge(spread(n, part, len(some)), k))
         distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))

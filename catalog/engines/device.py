@@ -12,7 +12,7 @@ import numpy as np
 
 from ..codes import Codes
 from .flat import Flat, faiss
-from .shards import Distances, Found, Rows, merge, nothing
+from .shards import ROW_BITS, Distances, Found, Rows, merge, nothing
 
 FAISS_MOST = 2048
 """Neighbours that FAISS's GPU index gives at most."""
@@ -24,7 +24,6 @@ _TILE_BYTES = 128 << 20
 """Memory of the codes of one tile, a byte a bit."""
 _GROUP = 64
 """Codes of which only the nearest is looked at to begin with."""
-_ROW_BITS = 40
 _NO_CODE = -(1 << 20)
 """Less than any product: codes have fewer bits."""
 _WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -149,12 +148,12 @@ class Tensor:
                 else:
                     columns, values = _candidates(product, k)
                 # The larger the product the nearer; among equals, the lower the row. No two keys are the same.
-                keys = (values.long() << _ROW_BITS) - (first + columns)
+                keys = (values.long() << ROW_BITS) - (first + columns)
                 keys = torch.where(columns < m, keys, torch.iinfo(torch.int64).min)
                 keys = torch.cat([best, keys], 1)
                 best = keys.topk(min(k, first + m, keys.shape[1]), dim=1).values
-            values = (best + (1 << _ROW_BITS) - 1) >> _ROW_BITS
-            found = (values << _ROW_BITS) - best
+            values = (best + (1 << ROW_BITS) - 1) >> ROW_BITS
+            found = (values << ROW_BITS) - best
             distances = positive[: len(some), None] - values
             answers.append((distances.int().cpu().numpy(), found.cpu().numpy()))
         distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
@@ -221,7 +220,7 @@ def _candidates(product: Any, k: int) -> tuple[Any, Any]:
     grouped = product.view(n, -1, _GROUP)
     largest = grouped.amax(-1).long()
     group = torch.arange(largest.shape[1], device=product.device)
-    keys = (largest << _ROW_BITS) - group
+    keys = (largest << ROW_BITS) - group
     chosen = keys.topk(k, dim=1).indices[:, :, None]
     values = grouped.gather(1, chosen.expand(-1, -1, _GROUP))
     columns = chosen * _GROUP + torch.arange(_GROUP, device=product.device)

@@ -21,6 +21,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .shards import ROW_BITS
+
 BLOCK = 128
 """Codes that are turned together."""
 N_PATTERNS = 81
@@ -38,8 +40,6 @@ _TILE = 62
 """Nibbles that are counted in bytes: four bits each, so 248 at most."""
 _AT_ONCE = 2
 """Queries in one pass over a tile: with more the counts no longer fit into the registers."""
-_ROW_BITS = 40
-"""Of a key, whose upper bits are the distance."""
 _NONE = np.int64(1 << 62)
 
 _i8, _i16, _i64 = ir.IntType(8), ir.IntType(16), ir.IntType(64)
@@ -301,6 +301,18 @@ def _block(address, size, rows, start, m, stop, tables, patterns, places, words,
 
 
 @_compiled
+def _room(size, n_queries):  # type: ignore[no-untyped-def]
+    """What `_block` writes to: places, words, planes and counts."""
+    # Planes are written sixteen at a time, those past the last byte to be overwritten or left alone.
+    return (
+        np.empty(BLOCK, np.int64),
+        np.empty((_LINE, 8, _GROUPS), np.uint64),
+        np.empty((2 * size + 16, _GROUPS), np.uint64),
+        np.empty((n_queries, BLOCK), np.uint16),
+    )
+
+
+@_compiled
 def _replace_largest(heap, key):  # type: ignore[no-untyped-def]
     n, i = len(heap), 0
     while True:
@@ -319,17 +331,14 @@ def _replace_largest(heap, key):  # type: ignore[no-untyped-def]
 @_compiled
 def nearest(address, size, rows, start, stop, tables, patterns, heaps):  # type: ignore[no-untyped-def]
     """Keys of the nearest codes of a shard, as heaps (q, k) whose first is the largest; a key is
-    distance << 40 | row. `heaps` holds larger keys to begin with, and no more of them than there are rows."""
-    places = np.empty(BLOCK, np.int64)
-    words = np.empty((_LINE, 8, _GROUPS), np.uint64)
-    planes = np.empty((2 * size + 16, _GROUPS), np.uint64)
-    counts = np.empty((len(patterns), BLOCK), np.uint16)
+    distance << ROW_BITS | row. `heaps` holds larger keys to begin with, and no more of them than there are rows."""
+    places, words, planes, counts = _room(size, len(patterns))
     for first in range(start, stop, BLOCK):
         m = min(BLOCK, stop - first)
         _block(address, size, rows, first, m, stop, tables, patterns, places, words, planes, counts)
         for query in range(len(heaps)):
             heap, distances = heaps[query], counts[query]
-            worst = np.uint16(min(heap[0] >> _ROW_BITS, 65_535))
+            worst = np.uint16(min(heap[0] >> ROW_BITS, 65_535))
             nearer = False
             for i in range(BLOCK):
                 nearer |= distances[i] < worst
@@ -337,8 +346,8 @@ def nearest(address, size, rows, start, stop, tables, patterns, heaps):  # type:
                 continue
             for i in range(m):
                 # Rows ascend, so among equals the first to come stays.
-                if distances[i] < heap[0] >> _ROW_BITS:
-                    _replace_largest(heap, (np.int64(distances[i]) << _ROW_BITS) | (first + i))
+                if distances[i] < heap[0] >> ROW_BITS:
+                    _replace_largest(heap, (np.int64(distances[i]) << ROW_BITS) | (first + i))
 
 
 @intrinsic
@@ -369,17 +378,14 @@ def nearest_to_few(address, size, rows, start, stop, queries, heaps):  # type: i
             if rest:
                 distance += _ones(last ^ queries[query, whole])
             heap = heaps[query]
-            if distance < heap[0] >> _ROW_BITS:
-                _replace_largest(heap, (distance << _ROW_BITS) | i)
+            if distance < heap[0] >> ROW_BITS:
+                _replace_largest(heap, (distance << ROW_BITS) | i)
 
 
 @_compiled
 def distances(address, size, rows, start, stop, tables, patterns, found):  # type: ignore[no-untyped-def]
     """Distances of a shard's codes to all queries, in the columns `start` to `stop` of `found`, int32 (q, n)."""
-    places = np.empty(BLOCK, np.int64)
-    words = np.empty((_LINE, 8, _GROUPS), np.uint64)
-    planes = np.empty((2 * size + 16, _GROUPS), np.uint64)
-    counts = np.empty((len(patterns), BLOCK), np.uint16)
+    places, words, planes, counts = _room(size, len(patterns))
     for first in range(start, stop, BLOCK):
         m = min(BLOCK, stop - first)
         _block(address, size, rows, first, m, stop, tables, patterns, places, words, planes, counts)

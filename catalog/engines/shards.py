@@ -17,6 +17,9 @@ Rows = NDArray[np.int64]
 Found = tuple[Distances, Rows]
 """Distances in bits and rows, both (q, k'), in order of (distance, row)."""
 
+ROW_BITS = 40
+"""Of a key of eight bytes that is ordered as (distance, row) is; the upper bits are the distance."""
+
 _SHARD_ROWS = 65_536
 """Fewer rows than this, for one query, are not worth another thread."""
 _LEAST_ROWS = 512
