@@ -8,6 +8,7 @@ A job that writes over a longer time holds `job_lock` instead, which no reader l
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 import os
 import random
@@ -41,6 +42,8 @@ READ_WAIT_S = 10.0
 WRITE_WAIT_S = 60.0
 """A writer has a model's work in hand, which is dearer than waiting."""
 
+_POOL = "signarium"
+"""Under which our connections, and nobody else's, are logged."""
 
 _LOCKED = re.compile(
     r"Could not set lock|Conflicting lock|different configuration than existing connections"
@@ -82,6 +85,17 @@ def sidecar(path: Path, suffix: str) -> Path:
     return real.with_name(real.name + suffix)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt: where it meets a query, DuckDB makes a RuntimeError of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from None
+
+
 def create_engine(path: Path) -> Engine:
     """SQLAlchemy's engine over the file, made if missing; every connection opens and closes it."""
     import sqlalchemy
@@ -92,12 +106,22 @@ def create_engine(path: Path) -> Engine:
     # The block size counts when the file is made. Vacuuming would merge the ragged row groups that shards leave, by
     # rewriting full ones at every commit: seen to cost a third of the file.
     settings = {"default_block_size": BLOCK_BYTES, "max_vacuum_tasks": 0}
+    logger = logging.getLogger(f"{NullPool.__module__}.{NullPool.__qualname__}.{_POOL}")
+    logger.addFilter(_is_no_interrupt)
     return sqlalchemy.create_engine(
         # The log of a file opened by the name of a link would lie beside the link, where nobody looks for it.
         sqlalchemy.URL.create("duckdb", database=str(path.resolve())),
         poolclass=NullPool,
+        pool_logging_name=_POOL,
+        # Closing ends what is open; a rollback of what failed or was interrupted would fail, and be logged, too.
+        pool_reset_on_return=None,
         connect_args={"config": settings},
     )
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    # Whoever presses Ctrl-C while a connection closes is not told of it as of an error.
+    return record.exc_info is None or not isinstance(record.exc_info[1], KeyboardInterrupt)
 
 
 class _Gate:
@@ -156,7 +180,11 @@ def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnectio
         CatalogueTooOld, CatalogueTooNew: if `check` and the schema is not this program's.
     """
     _must_be_file(path)
-    with _gate(path, False, wait_seconds(READ_WAIT_S)), _reading(path, check) as connection:
+    with (
+        _gate(path, False, wait_seconds(READ_WAIT_S)),
+        interruptible(),
+        _reading(path, check) as connection,
+    ):
         yield connection
 
 
@@ -194,7 +222,7 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
         The errors of `reading`, and DiskFull if the disk fills up before the commit.
     """
     _must_be_file(path)
-    with _gate(path, True, wait_seconds(WRITE_WAIT_S)), _writing(path, check) as session:
+    with _gate(path, True, wait_seconds(WRITE_WAIT_S)), interruptible(), _writing(path, check) as session:
         yield session
 
 

@@ -44,7 +44,7 @@ def migrate(path: Path, revision: str = "head", scripts: Path = SCRIPTS) -> None
     """Bring the DuckDB file at `path` (made if missing) to `revision`, in one transaction, views included."""
     engine = store.create_engine(path)
     try:
-        with engine.begin() as connection:
+        with store.interruptible(), engine.begin() as connection:
             command.upgrade(config(connection, scripts), revision)
             if revision == "head":
                 views.install(connection.exec_driver_sql)

@@ -137,9 +137,10 @@ class Commands:
         """Run one command to its end.
 
         Options: `shard_tokens` (size of shards), `file_bytes` (no file may grow beyond), `kill_after` (seconds)
-        or `kill_in` (phase, its how-manieth time, seconds after that), `revisions` (of the schema), `set` (values of
-        modules' names), `code` (what runs instead, with `args` as its arguments), `loaded` (a model that is at
-        hand: the warm process loads it when it is first asked for).
+        or `kill_in` (phase, its how-manieth time, seconds after that), `with_signal` (the name of another signal than
+        SIGKILL), `revisions` (of the schema), `set` (values of modules' names), `code` (what runs instead, with
+        `args` as its arguments), `loaded` (a model that is at hand: the warm process loads it when it is first asked
+        for).
         """
         assert self._process.stdin and self._process.stdout
         job = {"args": [str(one) for one in args], "folder": str(self._folder), **options}
@@ -229,7 +230,7 @@ def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> t
             if int.from_bytes(shared[place : place + 4], "little") >= where[1]:
                 due = now + where[2]
         if not killed and now >= due:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.Signals[job.get("with_signal", "SIGKILL")])
             killed = True
         time.sleep(0.0005)
 
@@ -240,6 +241,8 @@ def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> No
 
     code = 99
     try:
+        # What a shell runs in the background ignores interrupts, and hands that on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         folder = Path(job["folder"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for handle, name in ((1, "command.out"), (2, "command.err")):

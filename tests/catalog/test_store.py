@@ -11,7 +11,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -138,6 +140,7 @@ def test_a_name_that_cannot_be() -> None:
 OPEN = """
 import sys
 from pathlib import Path
+from typing import Any
 from signarium.catalog import store
 from signarium.catalog.errors import SignariumError
 for name in sys.argv[1:]:
@@ -205,6 +208,7 @@ def test_a_torn_log_beside_it(tmp_path: Path, whole: bytes) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from signarium.catalog import schema, store
 kind, path = sys.argv[1], Path(sys.argv[2])
 if kind == "write":
@@ -334,6 +338,7 @@ def test_the_lock_goes_after_an_error_too(path: Path) -> None:
 RACE = """
 import sys
 from pathlib import Path
+from typing import Any
 from signarium.catalog import store
 from signarium.catalog.errors import IngestRunning
 path, inside = Path(sys.argv[1]), Path(sys.argv[2])
@@ -416,6 +421,7 @@ def test_by_the_name_of_a_link(path: Path, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from signarium.catalog import bulk, store
 path, n, when = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -448,6 +454,7 @@ def test_kill(path: Path, n: int, when: str) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from signarium.catalog import bulk, schema, store
 from signarium.catalog.errors import DiskFull
@@ -504,6 +511,35 @@ def test_a_full_disk(path: Path, n: int, limit: int, full: bool) -> None:
 def test_disk_full_is_told_from_other_errors() -> None:
     assert store.is_disk_full(OSError('Could not write file "x": No space left on device'))
     assert not store.is_disk_full(duckdb.CatalogException("no such table"))
+
+
+@pytest.mark.parametrize("door", [store.reading, store.writing])
+def test_an_interrupt_in_a_query_is_an_interrupt(path: Path, door: Any) -> None:
+    with pytest.raises(KeyboardInterrupt), door(path):
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(RuntimeError, match="another"), door(path):
+        raise RuntimeError("another")
+    with store.reading(path):
+        pass
+
+
+def test_an_interrupt_while_a_connection_closes_is_no_error_in_the_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from duckdb_sqlalchemy import ConnectionWrapper
+
+    close = ConnectionWrapper.close
+    for error, lines in ((KeyboardInterrupt(), 0), (ValueError("full"), 1)):
+
+        def failing(self: Any, error: BaseException = error) -> None:
+            close(self)
+            raise error
+
+        monkeypatch.setattr(ConnectionWrapper, "close", failing)
+        expected = pytest.raises(KeyboardInterrupt) if lines == 0 else nullcontext()
+        with expected, store.writing(path):
+            pass
+        assert len(caplog.records) == lines
 
 
 def test_an_older_file_can_be_opened_unchecked(path: Path) -> None:

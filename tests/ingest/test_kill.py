@@ -151,6 +151,28 @@ def test_killed_at_fifty_moments(warm: Commands, inputs: list[Any], tmp_path: Pa
     assert all(phases[one] for one in PHASES), phases
 
 
+def test_interrupted_is_one_line_whenever_it_comes(warm: Commands, inputs: list[Any], tmp_path: Path) -> None:
+    undisturbed, path = tmp_path / "undisturbed.duckdb", tmp_path / "interrupted.duckdb"
+    options = SHARD | {"loaded": str(inputs[0])}
+    whole = warm.run("--db", undisturbed, "ingest", *inputs, **options)
+    draw = random.Random(3)
+    for step in range(7):
+        how = {"kill_after": draw.uniform(0, whole.seconds * (1 - step / 8))}
+        how["with_signal"] = ("SIGINT", "SIGTERM")[step % 2]
+        ended = warm.run("--db", path, "ingest", *inputs, **options, **how)
+        if ended.code != 0:
+            assert ended.code == 130, ended.err
+            assert ended.lines[-1].startswith("interrupted")
+            # Neither of ours nor of a library's.
+            assert "Traceback" not in ended.err and "Exception" not in ended.err, ended.err
+            assert not path.exists() or rows(path, "SELECT count(*) FROM run WHERE failure IS NOT NULL") == [
+                (0,)
+            ]
+    assert warm.run("--db", path, "ingest", *inputs, **options).code == 0
+    assert digest(path) == digest(undisturbed)
+    sound(path)
+
+
 def test_killed_as_a_command_of_its_own(warm: Commands, inputs: list[Any], tmp_path: Path) -> None:
     undisturbed, path = tmp_path / "undisturbed.duckdb", tmp_path / "killed.duckdb"
     (tmp_path / "long.txt").write_text(tiny.TEXT * 300)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -300,29 +297,22 @@ def test_killed_and_gone_on_with(home: Path, tmp_path: Path, warm: Commands) -> 
     same(path, home / "llama.duckdb")
 
 
-def test_interrupted_as_a_command(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "long.txt").write_text(tiny.TEXT * 8_000)
+@pytest.mark.parametrize(
+    "when", [("forward", 1, 0.0), ("forward", 12, 0.01), ("commit", 1, 0.0), ("commit", 3, 0.02)]
+)
+def test_interrupted_as_a_command(
+    when: tuple[str, int, float], home: Path, tmp_path: Path, warm: Commands
+) -> None:
+    (tmp_path / "long.txt").write_text(tiny.TEXT * 2_000)
     path = tmp_path / "c.duckdb"
-    command = [sys.executable, "-m", "signarium", "--db", str(path), "ingest", str(home / "llama-0")]
-    command += ["--text", str(tmp_path / "long.txt"), "--stages", "states", "--devices", "cpu,cpu"]
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        # What a shell runs in the background ignores interrupts, and hands that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as child:
-        while child.poll() is None and not (path.exists() and rows(path, "SELECT 1 FROM shard")):
-            time.sleep(0.05)
-        os.killpg(child.pid, signal.SIGINT)
-        _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert err.splitlines()[-1].startswith("interrupted") and "Traceback" not in err
+    args = ["--db", path, "ingest", home / "llama-0", "--text", tmp_path / "long.txt", "--stages", "states"]
+    args += ["--sites", SITES, "--batch-tokens", "2000", "--devices", "cpu,cpu"]
+    ended = warm.run(*args, shard_tokens=4000, kill_in=when, with_signal="SIGINT")
+    assert ended.code == 130, ended.err
+    assert ended.lines[-1].startswith("interrupted; ") and "Traceback" not in ended.err
     sound(path)
     assert rows(path, "SELECT status FROM runs") == [("running",)]
-    assert rows(path, "SELECT count(*) FROM states")[0][0]
+    assert (when[0] == "forward") or rows(path, "SELECT count(*) FROM states")[0][0]
 
 
 @pytest.mark.parametrize(
