@@ -7,6 +7,7 @@ and no code that comes with a model is ever run.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
@@ -348,8 +350,9 @@ def read_gguf_tensor(file: Path, name: str) -> Tensor | None:
 def gguf_alone(file: Path) -> Iterator[Path]:
     """A folder that holds nothing but `file`, checked and read once.
 
-    transformers prefers a tokenizer.json or config.json that happens to lie beside a GGUF file, and parses
-    the file's metadata, tokenizer included, once for each of five questions; both end here.
+    transformers prefers a tokenizer.json or config.json that happens to lie beside a GGUF file, parses the file's
+    metadata, tokenizer included, once for each of five questions, and makes the table of names of all architectures
+    once for every module of the model; all three end here.
 
     Raises:
         ModelError: if the file is damaged or the packages that read it are missing.
@@ -363,14 +366,30 @@ def gguf_alone(file: Path) -> Iterator[Path]:
     except ImportError as error:
         what = f"reading {file} needs the packages gguf and accelerate"
         raise ModelError(what, 'pip install "signarium[gguf]"') from error
+
+    class Reader(gguf.GGUFReader):
+        """Reads fields from a plain view: every slice of a mapped array looks up what it is mapped to."""
+
+        @property
+        def data(self) -> Any:
+            return self._plain
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._plain = mapped.view(np.ndarray)
+
     try:
-        reader = gguf.GGUFReader(file)
+        reader = Reader(file)
     except Exception as error:
         # The reader fails on damage wherever it meets it, with whatever numpy says.
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
     with tempfile.TemporaryDirectory(prefix="signarium-") as folder:
         Path(folder, file.name).symlink_to(file)
-        with mock.patch.object(gguf, "GGUFReader", lambda *_, **__: reader):
+        with mock.patch.multiple(
+            gguf,
+            GGUFReader=lambda *_, **__: reader,
+            get_tensor_name_map=functools.cache(gguf.get_tensor_name_map),
+        ):
             yield Path(folder)
 
 
