@@ -204,7 +204,7 @@ def need(path: Path) -> Path:
 
 @cache
 def smollm2() -> LoadedModel:
-    """SmolLM2-135M on the CPU, loaded once for the whole session (15 seconds). Mark its tests `real`."""
+    """SmolLM2-135M on the CPU, loaded once for the whole session (5 seconds). Mark its tests `real`."""
     return load_model(str(need(MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf")), device="cpu")
 
 

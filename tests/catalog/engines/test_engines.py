@@ -353,7 +353,7 @@ print(first, os.waitpid(child, 0)[1])
 
 @needs_kernel
 def test_a_damaged_cache_of_the_kernel_is_made_anew(tmp_path):
-    search = "print(engines.search(c, c[:9], 3, width=64, engine='blocks')[1][:, 0].tolist())"
+    search = "print(engines.search(c, c[:3], 3, width=64, engine='blocks')[1][:, 0].tolist())"
     kept = {"NUMBA_CACHE_DIR": str(tmp_path)}
     wanted = in_child(search, **kept)
     # A function's index names its data: each of them is damaged in each way.
@@ -363,7 +363,7 @@ def test_a_damaged_cache_of_the_kernel_is_made_anew(tmp_path):
         assert len(files) >= len(damages)
         for i, one in enumerate(files):
             one.write_bytes(damages[i % len(damages)](one.read_bytes()))
-    assert in_child(search, **kept) == wanted == "[0, 1, 2, 3, 4, 5, 6, 7, 8]\n"
+    assert in_child(search, **kept) == wanted == "[0, 1, 2]\n"
     assert all(one.stat().st_size > 100 for one in tmp_path.rglob("*.nb?"))
     assert in_child(search, **kept) == wanted
 
@@ -371,8 +371,8 @@ def test_a_damaged_cache_of_the_kernel_is_made_anew(tmp_path):
 @needs_kernel
 def test_a_cache_that_cannot_be_written_costs_no_answer(tmp_path):
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-    search = "print(engines.search(c, c[:9], 3, width=64, engine='blocks')[1][:, 0].tolist())"
-    wanted = "[0, 1, 2, 3, 4, 5, 6, 7, 8]\n"
+    search = "print(engines.search(c, c[:3], 3, width=64, engine='blocks')[1][:, 0].tolist())"
+    wanted = "[0, 1, 2]\n"
     assert in_child(limited + search, NUMBA_CACHE_DIR=str(tmp_path)) == wanted
     assert in_child(search, NUMBA_CACHE_DIR=str(tmp_path)) == wanted
 

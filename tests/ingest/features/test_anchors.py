@@ -243,7 +243,7 @@ def test_the_pack_is_what_its_script_names() -> None:
 
 
 def tokens_of(model: Path) -> list[str]:
-    """The tokens that a GGUF file lists: what `gguf` needs seconds for, and loading the model a quarter of a minute."""
+    """The tokens that a GGUF file lists: what `gguf` needs seconds for, and loading the model several."""
     with model.open("rb") as handle:
 
         def number(kind: str) -> Any:
