@@ -94,12 +94,12 @@ class CodeIndex:
         queries = np.ascontiguousarray(np.atleast_2d(queries))
         k = engines.check_search(queries, self.width, k, rows, self.n)
         if engine == engines.AUTO:
-            n = self.n if rows is None else len(rows)
-            begun = engines.started() | set(self._opened)
-            engine = engines.choose(self.width, n, len(queries), engines.able(k, rows), begun)
-        if engine not in self._opened:
-            self._opened[engine] = engines.open(engine, self.codes, self.width)
-        distances, found = self._opened[engine].search(queries, k, rows)
+            searcher = engines.quickest(self.codes, self.width, len(queries), k, rows, self._opened)
+        else:
+            if engine not in self._opened:
+                self._opened[engine] = engines.open(engine, self.codes, self.width)
+            searcher = self._opened[engine]
+        distances, found = searcher.search(queries, k, rows)
         return distances, self.items_of(found)
 
 

@@ -19,7 +19,8 @@ def engines(path: Path) -> pa.Table:
     expected to take (null where it cannot run, or was not measured) and why some are not in the running.
 
     A row for each width, of its largest code set, and each of 1, 64 and 1,024 queries; k is 10. One query is taken to be
-    a command of its own, which would first load a kernel or copy codes to a GPU; with more that was done before.
+    a command of its own, which would first load a kernel; with more that was done before. Codes are copied to a GPU anew
+    for every search.
     """
     import pyarrow as pa
 
@@ -28,7 +29,7 @@ def engines(path: Path) -> pa.Table:
             "SELECT width, max(n) FROM code_sets WHERE n > 0 GROUP BY width ORDER BY width"
         ).fetchall()
     rows = [(width, n, batch) for width, n in sets for batch in _BATCHES]
-    chosen = [_engines.explain(*row, started=("faiss",) if row[2] == 1 else _engines.NAMES) for row in rows]
+    chosen = [_engines.explain(*row, started=_engines.CPU[: 1 if row[2] == 1 else None]) for row in rows]
     named = zip(("width", "codes", "queries"), (pa.int32(), pa.int64(), pa.int32()), strict=True)
     columns = {name: pa.array([row[i] for row in rows], kind) for i, (name, kind) in enumerate(named)}
     columns["engine"] = pa.array([one.engine for one in chosen], pa.string())

@@ -14,7 +14,7 @@ from ..catalog.engines import Distances
 from ..catalog.index import CodeIndex, Items
 from .polarity import nearer
 
-_BLOCK = 1 << 19
+_BLOCK_BYTES = 32 << 20
 """Codes that are compared at a time."""
 
 
@@ -55,10 +55,11 @@ def search(
     Returns distances (1, k') and items (1, k') in order of (distance, item), as `CodeIndex.search` does.
     """
     n = index.n if rows is None else len(rows)
+    block = max(1, _BLOCK_BYTES // len(pattern.mask))
     found, best = np.empty(0, np.int32), np.empty(0, np.int64)
     # What a filter chose is copied together, so the codes are gone through in blocks.
-    for start in range(0, n, _BLOCK):
-        part = slice(start, min(start + _BLOCK, n))
+    for start in range(0, n, block):
+        part = slice(start, min(start + block, n))
         distances = differing(index.codes[part if rows is None else rows[part]], pattern, engine)
         if both:
             distances, _ = nearer(distances, pattern.n_dims)

@@ -14,6 +14,7 @@ import operator
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +23,14 @@ from ..codes import Codes, n_bytes
 from ..errors import InvalidInput
 from . import plain
 from .blocks import Blocks
-from .choice import AUTO, COUNTING, ENGINES, NAMES, Choice, checked, choose, explain, missing, start_of
-from .device import FAISS_MOST, FaissDevice, Tensor
+from .choice import AUTO, COUNTING, CPU, ENGINES, NAMES, Choice, checked, choose, explain, missing, start_of
+from .device import FAISS_MOST, DeviceFull, FaissDevice, Tensor
 from .flat import Flat
 from .shards import Distances, Found, Rows, merge
 
 __all__ = [
     "AUTO",
+    "CPU",
     "ENGINES",
     "NAMES",
     "Choice",
@@ -44,6 +46,7 @@ __all__ = [
     "merge",
     "missing",
     "open",
+    "quickest",
     "search",
     "started",
 ]
@@ -107,9 +110,27 @@ def search(
     _check(codes, width)
     k = check_search(queries, width, k, rows, len(codes))
     if engine == AUTO:
-        n = len(codes) if rows is None else len(rows)
-        engine = choose(width, n, len(queries), able(k, rows), started())
+        return quickest(codes, width, len(queries), k, rows, {}).search(queries, k, rows)
     return open(engine, codes, width).search(queries, k, rows)
+
+
+def quickest(
+    codes: Codes, width: int, n_queries: int, k: int, rows: Rows | None, opened: dict[str, Searcher]
+) -> Searcher:
+    """The codes for the engine that is expected to answer such a search first: one of `opened`, to which it is added.
+
+    One of the CPU's, if the codes do not fit into the memory of the GPU that would be quicker.
+    """
+    among, n = able(k, rows), len(codes) if rows is None else len(rows)
+    known = started() | set(opened)
+    engine = choose(width, n, n_queries, among, known)
+    if engine not in opened:
+        try:
+            opened[engine] = open(engine, codes, width)
+        except DeviceFull:
+            engine = choose(width, n, n_queries, CPU, known)
+            opened.setdefault(engine, open(engine, codes, width))
+    return opened[engine]
 
 
 def differing(
@@ -126,9 +147,12 @@ def differing(
     if mask is not None and len(mask) != len(polarity):
         raise InvalidInput(f"{len(mask)} masks are not of {len(polarity)} patterns")
     if engine == AUTO:
-        # Distances that a GPU counted have all to be copied back: that is for who asks for it.
         known = started() | {"numpy"}
-        engine = choose(width, len(codes), len(polarity), ("numpy", "blocks"), known, "count")
+        engine = choose(width, len(codes), len(polarity), COUNTING, known, "count")
+        if engine == "tensor":
+            with suppress(DeviceFull):
+                return Tensor(codes).differing(polarity, mask)
+            engine = "blocks" if missing("blocks", n_bytes(width)) is None else "numpy"
     engine = checked(engine, n_bytes(width), COUNTING)
     if engine == "numpy":
         global _counted
@@ -146,8 +170,8 @@ def check_search(queries: Codes, width: int, k: int, rows: Rows | None, n: int) 
     """`k` as an int, of a search among `n` codes that no engine has to look at twice: most are given addresses.
 
     Raises:
-        InvalidInput: if the queries have another width, `k` is no positive whole number, or `rows` are not whole numbers
-            from 0 to below `n`.
+        InvalidInput: if the queries have another width, `k` is no positive whole number, or `rows` are no int64 from 0
+            to below `n`.
     """
     _check(queries, width)
     try:
@@ -157,8 +181,8 @@ def check_search(queries: Codes, width: int, k: int, rows: Rows | None, n: int) 
     if k < 1:
         raise InvalidInput(f"-k {k} is not positive")
     if rows is not None:
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise InvalidInput(f"rows of type {rows.dtype} and shape {rows.shape} are no list of row numbers")
+        if rows.ndim != 1 or rows.dtype != np.int64:
+            raise InvalidInput(f"rows are {rows.dtype} {rows.shape}", "give row numbers, int64 (r,)")
         if len(rows) and (rows.min() < 0 or rows.max() >= n):
             raise InvalidInput(f"rows from {rows.min()} to {rows.max()} are not all among {n} codes")
     return k

@@ -23,7 +23,8 @@ from ..errors import InvalidInput
 from . import blocks, device
 
 AUTO = "auto"
-NAMES = ("faiss", "blocks", "faiss-gpu", "tensor")
+CPU = ("faiss", "blocks")
+NAMES = (*CPU, "faiss-gpu", "tensor")
 ENGINES = (AUTO, *NAMES)
 COUNTING = ("numpy", "blocks", "tensor")
 """Engines that count on masked dimensions."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..codes import Codes
+from ..errors import InvalidInput
 from .flat import Flat, faiss
 from .shards import ROW_BITS, Distances, Found, Rows, merge, nothing
 
@@ -27,6 +28,16 @@ _GROUP = 64
 _NO_CODE = -(1 << 20)
 """Less than any product: codes have fewer bits."""
 _WEIGHTS = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+class DeviceFull(InvalidInput):
+    """The codes do not fit into a GPU's memory."""
+
+    def __init__(self, codes: Codes) -> None:
+        super().__init__(
+            f"{codes.nbytes / 1e9:.1f} GB of codes do not fit into the GPU's memory",
+            "search on the CPU: --engine blocks or faiss",
+        )
 
 
 @cache
@@ -54,7 +65,11 @@ def missing_tensor() -> str | None:
 
 
 class FaissDevice:
-    """`GpuIndexBinaryFlat` over codes, uint8 (n, bytes), with the ties of every other engine."""
+    """`GpuIndexBinaryFlat` over codes, uint8 (n, bytes), with the ties of every other engine.
+
+    Raises:
+        DeviceFull: if they do not fit.
+    """
 
     def __init__(self, codes: Codes) -> None:
         lib = faiss()
@@ -65,8 +80,14 @@ class FaissDevice:
         # It would take one and a half gigabytes for itself.
         self._resources.setTempMemory(_FAISS_BYTES)
         self._index = lib.GpuIndexBinaryFlat(self._resources, 8 * (codes.shape[1] + self._pad))
-        for start in range(0, len(codes), 1 << 20):
-            self._index.add(self._padded(codes[start : start + (1 << 20)]))
+        try:
+            for start in range(0, len(codes), 1 << 20):
+                self._index.add(self._padded(codes[start : start + (1 << 20)]))
+        except RuntimeError as error:
+            # FAISS has no class of its own for it.
+            if "memory" not in str(error):
+                raise
+            raise DeviceFull(codes) from error
 
     def _padded(self, codes: Codes) -> Codes:
         return np.ascontiguousarray(np.pad(codes, ((0, 0), (0, self._pad))))
@@ -99,10 +120,14 @@ class Tensor:
 
     The codes stay packed; a tile at a time is unpacked to a byte a bit. Of the products of a tile only the best of
     each group of 64 is looked at, then the groups that may hold one of the k best: the whole matrix of distances is
-    never held. Memory beyond the codes is below 1 GiB for any number of queries and of codes.
+    never held. Memory beyond the codes is below 1 GiB for any number of queries and of codes, while `k` is below a
+    million.
 
     Args:
         device: a torch device. On a CPU it is exact and slow; that is for tests.
+
+    Raises:
+        DeviceFull: if they do not fit.
     """
 
     def __init__(self, codes: Codes, device: str = "cuda") -> None:
@@ -112,7 +137,10 @@ class Tensor:
         # Products of bytes come in sixteens.
         self._columns = -(-8 * self._size // 16) * 16
         self._device = torch.device(device)
-        self._codes = torch.empty(codes.shape, dtype=torch.uint8, device=device)
+        try:
+            self._codes = torch.empty(codes.shape, dtype=torch.uint8, device=device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceFull(codes) from error
         for start in range(0, len(codes), 1 << 20):
             part = np.ascontiguousarray(codes[start : start + (1 << 20)])
             # `numpy` arrays that are mapped from a file are read only, and torch warns of them.
@@ -152,6 +180,8 @@ class Tensor:
                 keys = torch.where(columns < m, keys, torch.iinfo(torch.int64).min)
                 keys = torch.cat([best, keys], 1)
                 best = keys.topk(min(k, first + m, keys.shape[1]), dim=1).values
+                # Else they would be there beside those of the next tile.
+                del product, columns, values, keys
             values = (best + (1 << ROW_BITS) - 1) >> ROW_BITS
             found = (values << ROW_BITS) - best
             distances = positive[: len(some), None] - values
@@ -173,6 +203,7 @@ class Tensor:
                 product = self._product(signs, first, m, None, tile)
                 apart = (positive[:, None] - product[:, :m])[: len(polarity[some])]
                 found[some, first : first + m] = apart.cpu().numpy()
+                del product, apart
         return found
 
     def _tile(self, n: int) -> int:

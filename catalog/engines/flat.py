@@ -1,8 +1,9 @@
-"""FAISS's flat scan, shard by shard: the quickest for few queries, and the one that runs everywhere."""
+"""FAISS's flat scan, shard by shard: it runs everywhere, and needs no time to begin."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ _GATHER_SHARE = 0.5
 """Up to this share of the rows a filter's rows are copied together; above it FAISS skips the others."""
 _GATHER_BYTES = 1 << 20
 """What is copied at once: it stays in the core's cache."""
+_PARTS = 8
+"""Answers that wait to be merged."""
+_ANSWERS = 1 << 18
+"""Neighbours that each thread keeps at a time, of twelve bytes each."""
 
 
 @cache
@@ -46,11 +51,12 @@ class Flat:
     def search(self, queries: Codes, k: int, rows: Rows | None = None) -> Found:
         """The `k` codes nearest to each of `queries` (q, bytes), among `rows` (ascending) if given."""
         n = len(self._codes)
+        k = min(k, n if rows is None else len(rows))
         if rows is None:
-            return _merged(queries, n, k, lambda a, b: _scan(queries, self._codes[a:b], k, a))
+            return _merged(queries, n, k, lambda some, a, b: _scan(some, self._codes[a:b], k, a))
         if len(rows) <= _GATHER_SHARE * n:
-            return _merged(queries, len(rows), k, lambda a, b: self._gather(queries, k, rows[a:b]))
-        return _merged(queries, n, k, lambda a, b: self._select(queries, k, rows, a, b))
+            return _merged(queries, len(rows), k, lambda some, a, b: self._gather(some, k, rows[a:b]))
+        return _merged(queries, n, k, lambda some, a, b: self._select(some, k, rows, a, b))
 
     def _gather(self, queries: Codes, k: int, rows: Rows) -> Found:
         size = self._codes.shape[1]
@@ -63,6 +69,8 @@ class Flat:
             chosen = np.take(self._codes, some, axis=0, out=buffer[: len(some)], mode="clip")
             distances, places = _scan(queries, chosen, k, 0)
             parts.append((distances, some[places]))
+            if len(parts) == _PARTS:
+                parts = [merge(parts, k)]
         return merge(parts, k)
 
     def _select(self, queries: Codes, k: int, rows: Rows, start: int, stop: int) -> Found:
@@ -75,8 +83,15 @@ class Flat:
         )
 
 
-def _merged(queries: Codes, n: int, k: int, part: Any) -> Found:
-    return merge(spread(n, part, len(queries)), k) if n else nothing(len(queries))
+def _merged(queries: Codes, n: int, k: int, part: Callable[[Codes, int, int], Found]) -> Found:
+    """`part` over shards of `n` rows, for so many of the queries at a time that their answers are few."""
+    if not n or not len(queries):
+        return nothing(len(queries), k)
+    step = max(1, _ANSWERS // max(1, k))
+    slices = [queries[start : start + step] for start in range(0, len(queries), step)]
+    answers = [merge(spread(n, partial(part, some), len(some)), k) for some in slices]
+    distances, rows = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
+    return distances, rows
 
 
 def _scan(queries: Codes, codes: Codes, k: int, first: int, selector: Any = None) -> Found:

@@ -79,6 +79,9 @@ def test_every_engine_is_numpy(monkeypatch, engine, case, shard_rows):
     monkeypatch.setattr(shards, "_SHARD_ROWS", shard_rows)
     monkeypatch.setattr(shards, "n_threads", lambda: 3)
     monkeypatch.setattr(device, "_TILE_BYTES", 1 << 16)
+    # Few queries at a time, a few rows copied at a time, and answers merged as they come.
+    for name, value in {"_ANSWERS": 30, "_GATHER_BYTES": 300, "_PARTS": 2}.items():
+        monkeypatch.setattr(flat, name, value)
     codes, queries, _, k, rows = case
     distances, found = searcher(engine, codes).search(queries, k, rows)
     wanted, where = by_numpy(codes, queries, k, rows)
@@ -179,6 +182,35 @@ def test_gpu_engines_are_the_cpu(engine, width, kind):
                 one.search(queries, k, rows), flat.Flat(codes).search(queries, k, rows), strict=True
             ):
                 np.testing.assert_array_equal(got, wanted)
+    few = engines.open(engine, codes[:300], width)
+    for got, wanted in zip(
+        few.search(queries, 500), flat.Flat(codes[:300]).search(queries, 500), strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+    if engine == "tensor":
+        masks = drawn("random", len(queries), width, rng)
+        for mask in (None, masks):
+            np.testing.assert_array_equal(
+                one.differing(queries, mask),  # type: ignore[attr-defined]
+                plain.differing(codes, queries, mask),
+            )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("queries", [1, 4096])
+def test_matrix_products_take_less_than_a_gigabyte_beyond_the_codes(queries):
+    if (why := engines.missing("tensor")) is not None:
+        pytest.skip(why)
+    import torch
+
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (200_000, 320), dtype=np.uint8)
+    one = engines.open("tensor", codes, 2560)
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    one.search(codes[:queries], 10)
+    one.differing(codes[: min(queries, 1000)], None)  # type: ignore[attr-defined]
+    assert torch.cuda.max_memory_allocated() - held < 1 << 30
 
 
 # ---- choosing -----------------------------------------------------------------------------------
@@ -248,6 +280,31 @@ def test_what_is_not_there_is_not_taken(table, monkeypatch):
     assert engines.explain(576, 10**6, 1).missing["tensor"] == "no such luck"
 
 
+def test_codes_that_do_not_fit_into_the_gpu_are_searched_on_the_cpu(table, monkeypatch):
+    def full(codes: Codes) -> engines.Searcher:
+        raise device.DeviceFull(codes)
+
+    table([row("faiss", 1, 0.01), row("tensor", 1, 1e-9), row("tensor", 1, 1e-9) | {"work": "count"}])
+    monkeypatch.setitem(engines._SEARCHERS, "tensor", full)
+    monkeypatch.setattr(engines, "Tensor", full)
+    rng = np.random.default_rng(0)
+    codes = drawn("random", 300, 576, rng)
+    assert engines.choose(576, 300, 3) == "tensor"
+    for _ in range(2):
+        distances, found = engines.search(codes, codes[:3], 5, width=576)
+        wanted, where = by_numpy(codes, codes[:3], 5, None)
+        np.testing.assert_array_equal(distances, wanted)
+        np.testing.assert_array_equal(found, where)
+    opened: dict[str, engines.Searcher] = {}
+    assert isinstance(engines.quickest(codes, 576, 3, 5, None, opened), flat.Flat) and [*opened] == ["faiss"]
+    with pytest.raises(InvalidInput, match="do not fit into the GPU's memory"):
+        engines.search(codes, codes[:3], 5, width=576, engine="tensor")
+    monkeypatch.setattr(engines, "choose", lambda *_: "tensor")
+    np.testing.assert_array_equal(
+        engines.differing(codes, codes[:3], width=576), plain.differing(codes, codes[:3], None)
+    )
+
+
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"rows": [{}, 3, null]}', '{"rows": 5}'])
 def test_a_table_that_is_broken_is_no_table(table, tmp_path, text):
     table([])
@@ -309,6 +366,7 @@ def test_bad_shapes_are_refused():
                 np.array([3]),
                 np.array([True, False, True]),
                 np.ones(2),
+                np.array([0, 1], np.uint8),
             )
         ),
     ):
