@@ -88,6 +88,9 @@ def find_device(name: str) -> torch.device:
         raise ModelError("no device 'mps' here", "pass --device auto or cpu")
     if device.type not in ("cpu", "cuda", "mps"):
         raise ModelError(f"device {name!r} is not supported", "there is auto, cpu, cuda, mps")
+    if device.type != "cuda" and device.index is not None:
+        # torch takes any number, and means the same device by all of them.
+        raise ModelError(f"no device {name!r}: there is one {device.type}", f"pass {device.type}")
     return device
 
 

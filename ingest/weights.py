@@ -16,6 +16,7 @@ import struct
 import sys
 import tempfile
 import textwrap
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -346,6 +347,9 @@ def read_gguf_tensor(file: Path, name: str) -> Tensor | None:
         return torch.from_numpy(rows.astype("float32").reshape(shape))
 
 
+_gguf = threading.RLock()
+
+
 @contextlib.contextmanager
 def gguf_alone(file: Path) -> Iterator[Path]:
     """A folder that holds nothing but `file`, checked and read once.
@@ -363,11 +367,12 @@ def gguf_alone(file: Path) -> Iterator[Path]:
     try:
         import accelerate  # type: ignore[import-untyped]  # noqa: F401
         import gguf
+        from gguf import gguf_reader, tensor_mapping
     except ImportError as error:
         what = f"reading {file} needs the packages gguf and accelerate"
         raise ModelError(what, 'pip install "signarium[gguf]"') from error
 
-    class Reader(gguf.GGUFReader):
+    class Reader(gguf_reader.GGUFReader):
         """Reads fields from a plain view: every slice of a mapped array looks up what it is mapped to."""
 
         @property
@@ -385,10 +390,14 @@ def gguf_alone(file: Path) -> Iterator[Path]:
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
     with tempfile.TemporaryDirectory(prefix="signarium-") as folder:
         Path(folder, file.name).symlink_to(file)
-        with mock.patch.multiple(
-            gguf,
-            GGUFReader=lambda *_, **__: reader,
-            get_tensor_name_map=functools.cache(gguf.get_tensor_name_map),
+        # The package is one for all threads.
+        with (
+            _gguf,
+            mock.patch.multiple(
+                gguf,
+                GGUFReader=lambda *_, **__: reader,
+                get_tensor_name_map=functools.cache(tensor_mapping.get_tensor_name_map),
+            ),
         ):
             yield Path(folder)
 

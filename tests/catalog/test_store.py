@@ -140,7 +140,6 @@ def test_a_name_that_cannot_be() -> None:
 OPEN = """
 import sys
 from pathlib import Path
-from typing import Any
 from signarium.catalog import store
 from signarium.catalog.errors import SignariumError
 for name in sys.argv[1:]:
@@ -208,7 +207,6 @@ def test_a_torn_log_beside_it(tmp_path: Path, whole: bytes) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from typing import Any
 from signarium.catalog import schema, store
 kind, path = sys.argv[1], Path(sys.argv[2])
 if kind == "write":
@@ -338,7 +336,6 @@ def test_the_lock_goes_after_an_error_too(path: Path) -> None:
 RACE = """
 import sys
 from pathlib import Path
-from typing import Any
 from signarium.catalog import store
 from signarium.catalog.errors import IngestRunning
 path, inside = Path(sys.argv[1]), Path(sys.argv[2])
@@ -421,7 +418,6 @@ def test_by_the_name_of_a_link(path: Path, tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from typing import Any
 import numpy as np
 from signarium.catalog import bulk, store
 path, n, when = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -454,7 +450,6 @@ def test_kill(path: Path, n: int, when: str) -> None:
 FULL = """
 import resource, sys
 from pathlib import Path
-from typing import Any
 import numpy as np
 from signarium.catalog import bulk, schema, store
 from signarium.catalog.errors import DiskFull

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def test_every_architecture_is_found_in_bfloat16() -> None:
         ({"device": "cuda:1"}, "no device 'cuda:1' here"),
         ({"device": "mps"}, "no device 'mps' here"),
         ({"device": "tpu"}, "no device 'tpu'"),
+        ({"device": "cpu:1"}, "no device 'cpu:1': there is one cpu"),
         ({"device": "meta"}, "device 'meta' is not supported"),
         ({"dtype": "int8"}, "no dtype 'int8': there is auto, float32, bfloat16, float16"),
     ],
@@ -176,6 +178,14 @@ def test_a_gguf_file_is_read_alone(tmp_path: Path) -> None:
     drawn = load_model(str(file), random_init=0)
     assert drawn.architecture == "llama"
     assert drawn.weights_sha256 != alone.weights_sha256
+
+
+def test_threads_read_gguf_files_side_by_side(tmp_path: Path) -> None:
+    files = [tiny.gguf(tmp_path / f"{seed}.gguf", seed) for seed in (0, 1)]
+    alone = [load_model(str(one), device="cpu").embedding() for one in files]
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.map(lambda one: load_model(str(one), device="cpu").embedding(), files * 3)
+        assert all(torch.equal(got, wanted) for got, wanted in zip(both, alone * 3, strict=True))
 
 
 def test_gguf_weights_are_those_that_were_stored(tmp_path: Path) -> None:
