@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# What FAISS comes from: `gpu` on a machine with CUDA, which the GPU targets take by themselves.
+EXTRA  ?= cpu
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO   := build/demo
 FAMILY := ingest/dyck/family
@@ -23,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "signarium needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[cpu,gguf,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),gguf,dev]"
 	@touch $@
 
 $(MODEL): tests/fetch_models.py | $(VENV)/.installed
@@ -56,8 +58,11 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 test: setup      ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
 
-test-gpu: setup  ## the device paths, compared with the CPU (needs CUDA)
-	$(BIN)/python -m pytest -m gpu
+# Both kinds of FAISS are one module, so the GPU's lives in an environment of its own.
+GPU := $(MAKE) setup VENV=.venv-gpu EXTRA=gpu && .venv-gpu/bin/python
+
+test-gpu:        ## the device paths, compared with the CPU (needs CUDA)
+	$(GPU) -m pytest -m gpu
 
 lint: setup      ## style, types, import rules, generated references
 	$(BIN)/ruff check .
@@ -73,11 +78,11 @@ docs: setup      ## write the generated references
 family: setup    ## what rotations between the seeds of the toy family carry: the table in the README (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/family.py
 
-bench: setup     ## what the README claims about speed, measured here beside peers (25 minutes on 2 cores; make bench-setup first)
+bench: setup     ## what the README claims about speed, measured here beside peers (40 minutes on 2 cores, and as much again for the parts features and rotations; make bench-setup first)
 	$(BIN)/python benchmarks/run.py --peers $(PEERS) $(BENCH)
 
-bench-gpu: setup ## the same for a GPU (needs CUDA)
-	$(BIN)/python benchmarks/gpu.py $(BENCH)
+bench-gpu:       ## the same for a GPU (needs CUDA)
+	$(GPU) benchmarks/gpu.py $(BENCH)
 
 bench-setup: $(PEERS)/.installed ## the libraries that make bench compares with, in an environment of their own
 

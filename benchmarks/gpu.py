@@ -374,9 +374,18 @@ def engines(setting: Setting) -> Iterator[Row]:
                 engine = opened(name, codes, width, setting.device)
                 wait(setting.device)
                 copy = time.perf_counter() - begun
-                found = timed(
-                    lambda some, engine=engine: engine.search(some, K), asked, batches, setting.quick
-                )
+                found = {
+                    "search": timed(
+                        lambda some, engine=engine: engine.search(some, K), asked, batches, setting.quick
+                    )
+                }
+                if name == "tensor":
+                    found["count"] = timed(
+                        lambda some, engine=engine: engine.differing(some, None),
+                        asked,
+                        costs.COUNTED[: 2 if setting.quick else None],
+                        setting.quick,
+                    )
                 start = 0.0
                 if setting.device == "cuda":
                     # In processes of their own: what the device takes to wake is paid by each.
@@ -390,7 +399,7 @@ def engines(setting: Setting) -> Iterator[Row]:
                 clear(setting.device)
             rows = [
                 {
-                    "work": "search",
+                    "work": work,
                     "engine": name,
                     "width": width,
                     "n": n,
@@ -401,7 +410,8 @@ def engines(setting: Setting) -> Iterator[Row]:
                     "start": round(start, 2),
                     "copy": float(f"{copy / codes.nbytes:.3g}"),
                 }
-                for batch, one in found.items()
+                for work, batches_ in found.items()
+                for batch, one in batches_.items()
             ]
             costs.merge(table, rows)
             yield from costs.said(rows, f"{n:,} codes of {width:,} bits")
