@@ -157,9 +157,10 @@ def test_interrupted_is_one_line_whenever_it_comes(warm: Commands, inputs: list[
     whole = warm.run("--db", undisturbed, "ingest", *inputs, **options)
     draw = random.Random(3)
     for step in range(7):
-        how = {"kill_after": draw.uniform(0, whole.seconds * (1 - step / 8))}
-        how["with_signal"] = ("SIGINT", "SIGTERM")[step % 2]
-        ended = warm.run("--db", path, "ingest", *inputs, **options, **how)
+        # Every ingest looks first whether the catalogue has to be made: from there on it is the command that is met.
+        moment = ("create", 1, draw.uniform(0, whole.seconds * (1 - step / 8)))
+        name = ("SIGINT", "SIGTERM")[step % 2]
+        ended = warm.run("--db", path, "ingest", *inputs, **options, kill_in=moment, with_signal=name)
         if ended.code != 0:
             assert ended.code == 130, ended.err
             assert ended.lines[-1].startswith("interrupted")
