@@ -785,6 +785,10 @@ def test_interrupt_is_one_line_and_130(catalogue: Made) -> None:
         # What a shell runs in the background ignores interrupts, and hands that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as child:
+        # The query runs in a child of its own; where nobody tells of children, the time for it to start must do.
+        children, begun = Path(f"/proc/{child.pid}/task/{child.pid}/children"), time.monotonic()
+        while time.monotonic() < begun + 20 and children.exists() and not children.read_text():
+            time.sleep(0.01)
         time.sleep(1.5)
         os.killpg(child.pid, signal.SIGINT)
         out, err = child.communicate(timeout=30)
