@@ -78,7 +78,7 @@ docs: setup      ## write the generated references
 family: setup    ## what rotations between the seeds of the toy family carry: the table in the README (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/family.py
 
-bench: setup     ## what the README claims about speed, measured here beside peers (40 minutes on 2 cores, and as much again for the parts features and rotations; make bench-setup first)
+bench: setup     ## what the README claims about speed, measured here beside peers (45 minutes on 2 cores; make bench-setup first)
 	$(BIN)/python benchmarks/run.py --peers $(PEERS) $(BENCH)
 
 bench-gpu:       ## the same for a GPU (needs CUDA)
