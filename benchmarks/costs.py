@@ -11,8 +11,9 @@ from measure import ROOT, NotMeasured, Setting, machine, ours, threads
 from search import WIDTHS, make, queries, spoken
 from table import Row, failed
 
+from signarium.catalog import engines
+
 TABLE = ROOT / "catalog" / "engines" / "measured.json"
-CPU = ("faiss", "blocks")
 BATCHES = (1, 2, 4, 8, 16, 64, 1024)
 COUNTED = (1, 4, 64)
 
@@ -46,7 +47,7 @@ def said(found: Sequence[dict[str, Any]], what: str) -> Iterator[Row]:
 
 def measure(task: dict[str, Any], width: int, n: int) -> list[dict[str, Any]]:
     """Rows of the CPU's engines over the task's codes."""
-    found = ours("scan.py", {**task, "batches": list(BATCHES), "works": list(CPU)})["rows"]
+    found = ours("scan.py", {**task, "batches": list(BATCHES), "works": list(engines.CPU)})["rows"]
     counts = {"batches": list(COUNTED), "works": ["numpy", "count"]}
     found += ours("scan.py", {**task, **counts})["rows"]
     # The kernel is compiled once and kept on disk: every later process only loads it.

@@ -113,7 +113,7 @@ def create_engine(path: Path) -> Engine:
         sqlalchemy.URL.create("duckdb", database=str(path.resolve())),
         poolclass=NullPool,
         pool_logging_name=_POOL,
-        # Closing ends what is open; a rollback of what failed or was interrupted would fail, and be logged, too.
+        # Closing ends what is open; a rollback before it would be one more call for an interrupt to meet.
         pool_reset_on_return=None,
         connect_args={"config": settings},
     )

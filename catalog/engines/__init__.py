@@ -23,7 +23,20 @@ from ..codes import Codes, n_bytes
 from ..errors import InvalidInput
 from . import plain
 from .blocks import Blocks
-from .choice import AUTO, COUNTING, CPU, ENGINES, NAMES, Choice, checked, choose, explain, missing, start_of
+from .choice import (
+    AUTO,
+    COUNTING,
+    COUNTING_ON_CPU,
+    CPU,
+    ENGINES,
+    NAMES,
+    Choice,
+    checked,
+    choose,
+    explain,
+    missing,
+    start_of,
+)
 from .device import FAISS_MOST, DeviceFull, FaissDevice, Tensor
 from .flat import Flat
 from .shards import Distances, Found, Rows, merge
@@ -129,7 +142,7 @@ def quickest(
             opened[engine] = open(engine, codes, width)
         except DeviceFull:
             engine = choose(width, n, n_queries, CPU, known)
-            opened.setdefault(engine, open(engine, codes, width))
+            opened[engine] = open(engine, codes, width)
     return opened[engine]
 
 
@@ -152,7 +165,7 @@ def differing(
         if engine == "tensor":
             with suppress(DeviceFull):
                 return Tensor(codes).differing(polarity, mask)
-            engine = "blocks" if missing("blocks", n_bytes(width)) is None else "numpy"
+            engine = choose(width, len(codes), len(polarity), COUNTING_ON_CPU, known, "count")
     engine = checked(engine, n_bytes(width), COUNTING)
     if engine == "numpy":
         global _counted

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..codes import Codes
-from .shards import ROW_BITS, Distances, Found, Rows, merge, n_threads, nothing, spread
+from .shards import ROW_BITS, Distances, Found, Rows, merge, n_threads, nothing, spread, stack
 
 _MOST_BITS = 65_000
 """A distance is counted in sixteen bits, of which the largest value stands for "none yet"."""
@@ -122,7 +122,7 @@ class Blocks:
                 return (heaps >> ROW_BITS).astype(np.int32), heaps & ((1 << ROW_BITS) - 1)
 
             answers.append(merge(spread(n, part, len(some)), k))
-        distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
+        distances, places = stack(answers)
         return distances, places if rows is None else rows[places]
 
     def differing(self, polarity: Codes, mask: Codes | None) -> Distances:

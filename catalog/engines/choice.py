@@ -26,7 +26,8 @@ AUTO = "auto"
 CPU = ("faiss", "blocks")
 NAMES = (*CPU, "faiss-gpu", "tensor")
 ENGINES = (AUTO, *NAMES)
-COUNTING = ("numpy", "blocks", "tensor")
+COUNTING_ON_CPU = ("numpy", "blocks")
+COUNTING = (*COUNTING_ON_CPU, "tensor")
 """Engines that count on masked dimensions."""
 TABLE = Path(__file__).with_name("measured.json")
 

@@ -13,7 +13,7 @@ import numpy as np
 from ..codes import Codes
 from ..errors import InvalidInput
 from .flat import Flat, faiss
-from .shards import ROW_BITS, Distances, Found, Rows, merge, nothing
+from .shards import ROW_BITS, Distances, Found, Rows, merge, nothing, stack
 
 FAISS_MOST = 2048
 """Neighbours that FAISS's GPU index gives at most."""
@@ -186,7 +186,7 @@ class Tensor:
             found = (values << ROW_BITS) - best
             distances = positive[: len(some), None] - values
             answers.append((distances.int().cpu().numpy(), found.cpu().numpy()))
-        distances, places = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
+        distances, places = stack(answers)
         return distances, places if rows is None else rows[places]
 
     def differing(self, polarity: Codes, mask: Codes | None) -> Distances:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..codes import Codes
 from ..errors import SignariumError
-from .shards import Found, Rows, merge, nothing, spread
+from .shards import Found, Rows, merge, nothing, spread, stack
 
 _GATHER_SHARE = 0.5
 """Up to this share of the rows a filter's rows are copied together; above it FAISS skips the others."""
@@ -89,9 +89,7 @@ def _merged(queries: Codes, n: int, k: int, part: Callable[[Codes, int, int], Fo
         return nothing(len(queries), k)
     step = max(1, _ANSWERS // max(1, k))
     slices = [queries[start : start + step] for start in range(0, len(queries), step)]
-    answers = [merge(spread(n, partial(part, some), len(some)), k) for some in slices]
-    distances, rows = (np.concatenate([one[i] for one in answers]) for i in (0, 1))
-    return distances, rows
+    return stack([merge(spread(n, partial(part, some), len(some)), k) for some in slices])
 
 
 def _scan(queries: Codes, codes: Codes, k: int, first: int, selector: Any = None) -> Found:

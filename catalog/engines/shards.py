@@ -59,6 +59,11 @@ def merge(parts: Sequence[Found], k: int) -> Found:
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
+def stack(answers: Sequence[Found]) -> Found:
+    """Answers to several slices of the queries as one."""
+    return np.concatenate([one[0] for one in answers]), np.concatenate([one[1] for one in answers])
+
+
 def nothing(n_queries: int, k: int = 0) -> Found:
     """The answer where there are no rows, or no queries."""
     return np.empty((n_queries, k), np.int32), np.empty((n_queries, k), np.int64)
