@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from .ingest.run import Progress
     from .ingest.saes.add import SaeReport
     from .ingest.saes.train import TrainReport
-    from .queries.card import FeatureCard
-    from .queries.nearest import Answer, Neighbours, Place
-    from .queries.neurons import NeuronCard
-    from .queries.rotations import StoredRotation
+    from .queries.features.card import FeatureCard
+    from .queries.nearest.ask import Answer, Neighbours, Place
+    from .queries.neurons.lists import NeuronCard
+    from .queries.rotations.stored import StoredRotation
 
 from . import ingest
 
@@ -131,7 +131,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
         """
-        from .queries import nearest
+        from .queries.nearest import ask as nearest
 
         if position is not None and nearest.parse_query(query) is not None:
             from .catalog.errors import InvalidInput
@@ -195,7 +195,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
         """
-        from .queries import nearest
+        from .queries.nearest import ask as nearest
 
         place = {"within": within, "model": model, "site": site, "centre": centre}
         return nearest.search_all(self.path, queries, **place, k=k, where=where, engine=engine)
@@ -216,7 +216,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: naming what there is, or how features are made.
         """
-        from .queries.features import list_features
+        from .queries.features.lists import list_features
 
         return list_features(
             self.path,
@@ -242,7 +242,7 @@ class Catalogue:
         Raises:
             NotFound, InvalidInput: if none is called so, or several are.
         """
-        from .queries.card import show
+        from .queries.features.card import show
 
         return show(self.path, str(feature), model=model, site=site, centre=centre)
 
@@ -264,7 +264,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: naming what there is.
         """
-        from .queries.features import find
+        from .queries.features.lists import find
 
         return find(self.path, token, model=model, site=site, centre=centre, least=least, limit=limit)
 
@@ -294,7 +294,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound, TextError, ModelError: naming what there is.
         """
-        from .queries import annotate
+        from .queries.features import annotate
 
         text = _text_of(text, file)
         target = annotate.place(self.path, model, site, centre)
@@ -333,7 +333,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: naming what there is, or how neurons are made.
         """
-        from .queries.neurons import list_neurons
+        from .queries.neurons.lists import list_neurons
 
         return list_neurons(self.path, model=model, layer=layer, sort=sort, limit=limit)
 
@@ -343,7 +343,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: if there is none; says how many there are, or how neurons are made.
         """
-        from .queries.neurons import show
+        from .queries.neurons.lists import show
 
         return show(self.path, neuron, model=model)
 
@@ -371,7 +371,7 @@ class Catalogue:
             SignariumError: one of its subclasses, for anything that the caller can mend.
         """
         from .catalog import store
-        from .queries.resolve import find_one
+        from .queries.features.resolve import find_one
 
         with store.reading(self.path) as connection:
             one = find_one(connection, str(feature), model, site, centre)
@@ -438,7 +438,7 @@ class Catalogue:
         Raises:
             NotFound: if there is no such model.
         """
-        from .queries.rotations import rows
+        from .queries.rotations.stored import rows
 
         return rows(self.path, model)
 
@@ -452,7 +452,7 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: naming what there is, or how a rotation is made.
         """
-        from .queries.rotations import rotation
+        from .queries.rotations.stored import rotation
 
         return rotation(self.path, model_a, model_b, site)
 

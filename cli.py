@@ -463,7 +463,7 @@ def nearest(
     where the rotation leads. Free text is carried with its floats, all else by its signs alone, which the line on stderr
     says beside what the rotation explains and what one fitted on shuffled pairs does.
     """
-    from .queries.nearest import display, summary
+    from .queries.nearest.ask import display, summary
 
     _check_format(format_, output)
     answer = _open(db).nearest(query, within=within, **options)
@@ -521,7 +521,7 @@ def features_group() -> None:
 @click.pass_obj
 def features_list(db: Path, format_: str, output: Path | None, **options: Any) -> None:
     """The features, the strongest first."""
-    from .queries.features import display
+    from .queries.features.lists import display
 
     _check_format(format_, output)
     table = _open(db).features(**options)
@@ -563,7 +563,7 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
     TOKEN is one token of the vocabulary, its leading space included, such as `" king"`, or `id:NUMBER`. A
     surprise is an agreement in standard deviations above the mean of all types.
     """
-    from .queries.features import display
+    from .queries.features.lists import display
 
     _check_format(format_, output)
     _print(_open(db).find(token, **options), format_, output, display)
@@ -610,7 +610,7 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
 @click.pass_obj
 def features_read(db: Path, format_: str, output: Path | None, **options: Any) -> None:
     """TEXT token by token, each with the features that it has more than is usual in a text."""
-    from .queries.annotate import display, summary
+    from .queries.features.annotate import display, summary
 
     _check_format(format_, output)
     table = _open(db).read(**options)
@@ -646,7 +646,7 @@ def neurons_list(db: Path, format_: str, output: Path | None, **options: Any) ->
     of fair coins above 0.5, since features of few dimensions agree easily. polarity is -1 where a negative activation
     writes the feature.
     """
-    from .queries.neurons import display
+    from .queries.neurons.lists import display
 
     _check_format(format_, output)
     table = _open(db).neurons(**options)
@@ -720,7 +720,7 @@ def flip_command(
     measured already is not measured again, and a flip that was cut short goes on where it stopped.
     """
     from .progress import Display
-    from .queries.card import show
+    from .queries.features.card import show
     from .queries.page import flips
 
     global _resumes
@@ -822,7 +822,7 @@ def align_command(
     """
     from .catalog.errors import InvalidInput
     from .progress import Display
-    from .queries.rotations import found_table, rows, warnings
+    from .queries.rotations.stored import found_table, rows, warnings
 
     if steer is not None and no_steer:
         raise InvalidInput("--steer and --no-steer contradict each other", "pass one of them")
@@ -859,7 +859,7 @@ def rotations_group() -> None:
 @click.pass_obj
 def rotations_list(db: Path, format_: str, output: Path | None, model: str | None) -> None:
     """The rotations by models and site; their matrices are in the view `rotations`."""
-    from .queries.rotations import display
+    from .queries.rotations.stored import display
 
     _check_format(format_, output)
     _print(_open(db).rotations(model), format_, output, display)
@@ -877,8 +877,8 @@ def rotations_show(
     db: Path, model_a: str, model_b: str, format_: str, output: Path | None, site: str | None
 ) -> None:
     """One rotation: what it explains, whether it is determined, what it carries, and what that steers."""
-    from .queries.rotation_card import show
     from .queries.rotation_page import page
+    from .queries.rotations.card import show
 
     _check_format(format_, output)
     card = show(db, model_a, model_b, site)

@@ -63,10 +63,10 @@ def main() -> None:
     types, width, n_seeds = (int(one) for one in sys.argv[1:4])
     folder = Path(sys.argv[4])
     from signarium.ingest.features import categories, discovery
-    from signarium.ingest.features.anchors import Anchors, Vocabulary
-    from signarium.ingest.features.bits import TypeBits, rng
     from signarium.ingest.features.coherence import Vocabulary as Spelling
     from signarium.ingest.features.prototypes import Ranks
+    from signarium.ingest.stats.bits import TypeBits, rng
+    from signarium.ingest.words.anchors import Anchors, Vocabulary
 
     names = ["standard", "haar:1", "haar:2", "haar:3", "scaled:1"]
     bases = {

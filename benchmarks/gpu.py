@@ -110,7 +110,7 @@ def ingest(setting: Setting) -> Iterator[Row]:
     import torch
 
     import signarium
-    from signarium.ingest.model import load_model
+    from signarium.ingest.model.load import load_model
 
     tokens, rounds = (2048, 1) if setting.quick else (1_048_576, 3)
     text = topics()
@@ -127,7 +127,7 @@ def ingest(setting: Setting) -> Iterator[Row]:
 
     def whole(wanted: int, name: str) -> dict[str, Any]:
         path = setting.scratch / f"{name}.duckdb"
-        with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+        with patch("signarium.ingest.model.load.load_model", lambda *_, **__: model):
             signarium.ingest(path, str(folder), text=[file], stages=["states"], max_tokens=wanted)  # type: ignore[operator]
         wait(setting.device)
         return dict(signarium.open(path).runs().to_pylist()[0])

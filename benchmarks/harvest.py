@@ -22,13 +22,13 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import signarium  # noqa: E402
-from signarium.ingest.loaded import LoadedModel  # noqa: E402
-from signarium.ingest.model import load_model  # noqa: E402
+from signarium.ingest.model.load import load_model  # noqa: E402
+from signarium.ingest.model.loaded import LoadedModel  # noqa: E402
 
 
 def run(model: LoadedModel, path: Path, tokens: int) -> None:
     """One ingest."""
-    with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+    with patch("signarium.ingest.model.load.load_model", lambda *_, **__: model):
         signarium.ingest(  # type: ignore[operator]
             path,
             given["model"],

@@ -29,7 +29,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     import torch
 
     import signarium
-    from signarium.ingest.model import load_model
+    from signarium.ingest.model.load import load_model
 
     model = load_model(str(MODEL))
     forward = model.forward
@@ -38,7 +38,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     tokens = 4096 if setting.quick else 16_384
     seen: set[bytes] = set()
 
-    with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+    with patch("signarium.ingest.model.load.load_model", lambda *_, **__: model):
         # What a process imports and sets up once is no more part of it than loading the model is.
         signarium.ingest(
             setting.scratch / "first.duckdb", str(MODEL), stages=["states"], text=[file], max_tokens=64
@@ -64,7 +64,7 @@ def rows(setting: Setting) -> Iterator[Row]:
         options = {"text": [file], "max_tokens": tokens} if stage == "states" else {}
         model.forward = both  # type: ignore[assignment,method-assign]
         begun = time.perf_counter()
-        with patch("signarium.ingest.model.load_model", lambda *_, **__: model):
+        with patch("signarium.ingest.model.load.load_model", lambda *_, **__: model):
             signarium.ingest(path, str(MODEL), stages=[stage], **options)  # type: ignore[operator]
         whole = time.perf_counter() - begun - bare
         model.forward = forward  # type: ignore[method-assign]

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     from signarium.ingest.rotations import explained, fit, haar
-    from signarium.ingest.rotations.paired import Paired
+    from signarium.ingest.stats.paired import Paired
 
     device, tokens = torch.device(options.device), options.tokens
     on_device = device.type == "cuda"

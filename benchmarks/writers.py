@@ -44,7 +44,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 def main() -> None:
     """Run it; see above."""
     n_neurons, n_blocks, width, n_features = (int(one) for one in sys.argv[1:5])
-    from signarium.ingest.features.bits import Patterns
+    from signarium.ingest.stats.bits import Patterns
     from signarium.ingest.writers import agreements, coalitions, measure
 
     making = 0.0

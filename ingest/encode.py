@@ -15,11 +15,11 @@ from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes, pack
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from ..catalog.ids import neuron_place
-from .forward import default_batch_tokens, one_pass, signs_of
-from .model import LoadedModel, find_device, load_model
-from .pack import check_norms, norms_of
-from .sites import Site
-from .text import token_ids
+from .model.load import LoadedModel, find_device, load_model
+from .model.sites import Site
+from .passes.forward import default_batch_tokens, one_pass, signs_of
+from .passes.pack import check_norms, norms_of
+from .text.windows import token_ids
 
 if TYPE_CHECKING:
     import duckdb

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from ..catalog import bulk, schema, store
 from ..catalog.errors import SignariumError
-from .sites import Site
+from .model.sites import Site
 
 if TYPE_CHECKING:
     from .run import Progress

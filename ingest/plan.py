@@ -18,12 +18,12 @@ from ..catalog.bulk import ROW_GROUP
 from ..catalog.codes import n_bytes
 from ..catalog.errors import InvalidInput, RunConflict
 from ..catalog.ids import int_id, short_id, text_base
-from . import text as texts
 from .journal import RunSpec, SetSpec, now
-from .sites import Site
+from .model.sites import Site
+from .text import windows as texts
 
 if TYPE_CHECKING:
-    from .model import LoadedModel
+    from .model.load import LoadedModel
 
 JOBS = {"types": "type", "types_bos": "type_bos", "states": "state"}
 """The jobs of this module's plans, and the subject of the codes that each one writes."""

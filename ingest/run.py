@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from ..catalog import index, schema, store
 from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, SignariumError
-from . import text as texts
-from .forward import default_batch_tokens
 from .journal import Journal
+from .passes.forward import default_batch_tokens
 from .plan import (
     EMPTY_BYTES,
     JobPlan,
@@ -29,13 +28,14 @@ from .plan import (
     plan_states,
     plan_types,
 )
+from .text import windows as texts
 
 if TYPE_CHECKING:
     from .features.stage import Options, Stage
-    from .model import LoadedModel
-    from .replicas import Replicas
-    from .types import Also
-    from .writers.neurons import NeuronStage
+    from .model.load import LoadedModel
+    from .neurons.stage import NeuronStage
+    from .passes.replicas import Replicas
+    from .types.stage import Also
     from .writers.stage import WriterStage
 
 STAGES = ("types", "states", "features", "neurons", "writers")
@@ -256,8 +256,8 @@ def _ingest(
     progress: Progress,
     asked: bool,
 ) -> Report:
-    from .model import find_devices, load_model
-    from .replicas import Replicas
+    from .model.load import find_devices, load_model
+    from .passes.replicas import Replicas
 
     progress.loading(f"loading {source}")
     replicas = Replicas(
@@ -296,7 +296,7 @@ def _ingest(
         stage = Stage(path, model, known, sites, typed, features)
     neurons = writers = None
     if "neurons" in stages:
-        from .writers.neurons import NeuronStage
+        from .neurons.stage import NeuronStage
 
         neurons = NeuronStage(path, model, known, asked)
     if "writers" in stages:
@@ -314,7 +314,7 @@ def _ingest(
     if dry_run:
         return report
     from ..migrations import manage
-    from .types import clear
+    from .types.stage import clear
 
     manage.ensure(path)
     for old in known.runs:
@@ -441,8 +441,8 @@ def _run(
     progress: Progress,
     also: Also | None,
 ) -> None:
-    from .states import run_states
-    from .types import clear, run_types
+    from .states.stage import run_states
+    from .types.stage import clear, run_types
 
     journal = Journal(path, plan.spec)
     old = next((one for one in known.runs if one.spec.run_id == plan.spec.run_id), None)

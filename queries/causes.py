@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .chart import Panel, bar_size, bars, scale_of
-from .features import unknown
+from .features.lists import unknown
 from .formats import cell_width, visible
 from .lines import aligned, sentence, wrapped
 from .words import spelled
@@ -15,7 +15,7 @@ from .words import spelled
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .card import FeatureCard
+    from .features.card import FeatureCard
 
 TOP = 10
 """Writers, and tokens of a list, on a feature's page."""

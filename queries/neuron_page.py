@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import causes
+from .features.resolve import quoted_name
 from .formats import visible
 from .lines import PLAIN_WIDTH, aligned, sentence, text_of
-from .neurons import NeuronCard
-from .resolve import quoted_name
+from .neurons.lists import NeuronCard
 from .words import spelled
 
 if TYPE_CHECKING:

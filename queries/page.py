@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import causes
-from .answers import around_mark
-from .card import FeatureCard
-from .features import unknown
+from .features.card import FeatureCard
+from .features.lists import unknown
+from .features.resolve import quoted_name
 from .formats import rendered, visible
 from .lines import NARROW, PLAIN_WIDTH, text_of, wrapped
-from .resolve import quoted_name
+from .nearest.answers import around_mark
 from .words import spelled
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from itertools import chain
 from typing import Any
 
 from .chart import Panel, bars, scale_of
-from .features import unknown
+from .features.lists import unknown
+from .features.resolve import quoted_name
 from .formats import cell_width, visible
 from .lines import PLAIN_WIDTH, aligned, sentence, text_of
-from .resolve import quoted_name
-from .rotation_card import RotationCard
 from .rotation_tables import (
     CODE_LEGEND,
     CODES,
@@ -28,7 +27,8 @@ from .rotation_tables import (
     figure,
     haar,
 )
-from .rotations import sites_of, warnings
+from .rotations.card import RotationCard
+from .rotations.stored import sites_of, warnings
 from .steering_page import steering
 
 ARMS = {
@@ -188,7 +188,7 @@ def _running(rows: Sequence[dict[str, Any]]) -> Iterator[float]:
 
 def _others(card: RotationCard, width: int) -> Iterator[str]:
     from .formats import rendered
-    from .rotations import found_table
+    from .rotations.stored import found_table
 
     if card.others.num_rows:
         yield from rendered(found_table(card.others), width=width).splitlines()[:-1]

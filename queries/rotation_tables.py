@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .features import unknown
+from .features.lists import unknown
 from .formats import cell_width, visible
 from .lines import aligned, sentence
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .chart import Panel, bars, scale_of
-from .features import unknown
+from .features.lists import unknown
 from .formats import cell_width, visible
 from .lines import aligned, sentence
 

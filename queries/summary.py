@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .answers import Answer, Carried
-from .target import OF_WEIGHTS, Place
+from .nearest.answers import Answer, Carried
+from .nearest.target import OF_WEIGHTS, Place
 
 
 def summary(answer: Answer) -> str:

@@ -1,9 +1,9 @@
-"""Derives `ingest/features/categories.csv`, the pack of English categories, from WordNet's data files.
+"""Derives `ingest/words/categories.csv`, the pack of English categories, from WordNet's data files.
 
-    python scripts/wordnet_categories.py /usr/share/wordnet ingest/features/categories.csv
+    python scripts/wordnet_categories.py /usr/share/wordnet ingest/words/categories.csv
 
 The pack was made from WordNet 3.0 as the Debian package `wordnet-base` 1:3.0-37 ships it; its licence notice is
-`ingest/features/categories.LICENSE`. The same files give the same bytes. The numbers of senses in `CATEGORIES`
+`ingest/words/categories.LICENSE`. The same files give the same bytes. The numbers of senses in `CATEGORIES`
 are those of WordNet 3.0; with another version, look at every category again.
 
 A category is a set of synsets. Its words are their lemmas, as WordNet writes them, where all of this holds:

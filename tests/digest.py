@@ -177,10 +177,10 @@ def _serve() -> None:
 
     import signarium.cli
     import signarium.ingest.features.stage
-    import signarium.ingest.model
+    import signarium.ingest.model.load
     import signarium.ingest.run
-    import signarium.ingest.states
-    import signarium.ingest.types
+    import signarium.ingest.states.stage
+    import signarium.ingest.types.stage
     import signarium.migrations.manage
     from signarium.catalog.engines.flat import faiss
 
@@ -195,7 +195,7 @@ def _serve() -> None:
             # No threads here either.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             threads = os.listdir("/proc/self/task")
-            models[source] = signarium.ingest.model.load_model(source, device="cpu")
+            models[source] = signarium.ingest.model.load.load_model(source, device="cpu")
             assert os.listdir("/proc/self/task") == threads
             del os.environ["TOKENIZERS_PARALLELISM"]
         shared[:] = bytes(len(shared))
@@ -237,7 +237,7 @@ def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> t
 
 def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> None:
     import signarium.cli
-    import signarium.ingest.model
+    import signarium.ingest.model.load
 
     code = 99
     try:
@@ -251,7 +251,7 @@ def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> No
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         if "loaded" in job:
-            signarium.ingest.model.load_model = lambda source, **_: models[source]
+            signarium.ingest.model.load.load_model = lambda source, **_: models[source]
         _prepare(job, shared)
         sys.argv = ["signarium", *job["args"]]
         try:
@@ -278,8 +278,8 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
     import signarium.ingest.journal
     import signarium.ingest.plan
     import signarium.ingest.run
-    import signarium.ingest.states
-    import signarium.ingest.types
+    import signarium.ingest.states.stage
+    import signarium.ingest.types.stage
     import signarium.migrations.manage
 
     # As in `conftest`: who wants features asks for the stage.
@@ -314,8 +314,8 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
         setattr(owner, name, wrapped)
 
     tell(signarium.migrations.manage, "ensure", "create")
-    tell(signarium.ingest.types, "_compute", "scratch")
-    tell(signarium.ingest.states, "_forward", "forward")
+    tell(signarium.ingest.types.stage, "_compute", "scratch")
+    tell(signarium.ingest.states.stage, "_forward", "forward")
     tell(signarium.ingest.journal.Journal, "_commit", "commit")
     tell(signarium.catalog.index, "build", "index")
 

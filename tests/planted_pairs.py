@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from signarium.ingest.rotations.paired import Paired
+from signarium.ingest.stats.paired import Paired
 
 
 def parts(n: int, per_document: int) -> tuple[tuple[slice, slice], slice, slice]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from signarium.ingest.text import TextFile, Window, find_texts
+from signarium.ingest.text.windows import TextFile, Window, find_texts
 
 PROSE = "\n".join(pydoc_data.topics.topics.values())
 HARD = "日本語の文章👩‍👩‍👧 é e\u0301\u0323 \u200d ñandú Ωμέγα\r\n\t x\u00a0y \u0130 1234567 [SEP] <s> "

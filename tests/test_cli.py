@@ -30,8 +30,8 @@ from conftest import DECODER, ENCODER, Made
 from signarium import __version__
 from signarium.catalog import engines, views
 from signarium.cli import FORMATS, cli, main
-from signarium.queries import nearest
 from signarium.queries.formats import FORMATS as RENDERED
+from signarium.queries.nearest import ask as nearest
 
 LISTING = {
     "models": ["models", "list"],

@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from signarium.ingest.model import LoadedModel, load_model
-from signarium.ingest.sites import Site
+from signarium.ingest.model.load import LoadedModel, load_model
+from signarium.ingest.model.sites import Site
 
 MODELS = Path(__file__).parents[1] / "models"
 

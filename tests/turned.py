@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from signarium.ingest.features.controls import haar
-from signarium.ingest.model import LoadedModel, load_model
+from signarium.ingest.model.load import LoadedModel, load_model
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 ROTATION = "rotation.npy"

@@ -10,7 +10,7 @@ import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from signarium.ingest.features.anchors import DEFAULT
+from signarium.ingest.words.anchors import DEFAULT
 
 CATEGORIES = ("animal", "body", "color", "food", "metal", "person")
 EACH = 40

@@ -16,15 +16,7 @@ import click
 
 from ...catalog.errors import DiskFull, InvalidInput, SignariumError
 from . import task
-from .train import (
-    APART,
-    COHORTS,
-    RECIPE,
-    Recipe,
-    Scores,
-    checkpoint_steps,
-    train_seed,
-)
+from .train import APART, COHORTS, RECIPE, Recipe, Scores, checkpoint_steps, train_seed
 
 _EVERY_S = 30.0
 _FOLDER_BYTES = 450_000

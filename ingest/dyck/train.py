@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...catalog.errors import InvalidInput, ModelError
-from ..weights import read_json
+from ..model.weights import read_json
 from . import task
 from .model import WEIGHTS, DyckConfig, DyckForStructure, Scores, chunks, evaluate, head_logits, save_folder
 

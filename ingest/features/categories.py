@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
-from .anchors import Anchors, Vocabulary
-from .bits import Patterns, TypeBits, agreements, rng, tops
+from ..stats.bits import Patterns, TypeBits, agreements, rng, tops
+from ..words.anchors import Anchors, Vocabulary
 from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
 from .readers import linear, log_odds, probes
 from .rows import Found, summary

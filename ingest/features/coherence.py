@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .anchors import Anchors
+from ..words.anchors import Anchors
 
 Ids = NDArray[np.int64]
 METRICS = ("same_word_share", "edit_similarity", "rank_distance", "category_share")

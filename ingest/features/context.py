@@ -18,10 +18,10 @@ from ...catalog import bulk, store
 from ...catalog.bulk import Figure
 from ...catalog.codes import n_bytes, unpack
 from ...catalog.errors import ModelError
-from ..forward import batches, one_pass
-from ..pack import pack_signs
-from ..sites import Site
-from .bits import Counts, Patterns, TypeBits, agreements, percentiles, rng, top_of
+from ..model.sites import Site
+from ..passes.forward import batches, one_pass
+from ..passes.pack import pack_signs
+from ..stats.bits import Counts, Patterns, TypeBits, agreements, percentiles, rng, top_of
 from .categories import Split
 from .controls import CENTRES, HAAR_SEEDS, Moments, Rotations, bases, haar
 from .independence import Pairs, measure
@@ -30,7 +30,7 @@ from .prototypes import define
 from .rows import site_figure
 
 if TYPE_CHECKING:
-    from ..model import LoadedModel
+    from ..model.load import LoadedModel
 
 TOP_STATES = 20
 SAMPLE_TOKENS = 16_384

@@ -24,13 +24,13 @@ from ...catalog import store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull
 from ...catalog.ids import digest
-from ..forward import one_pass
-from ..pack import pack_signs
-from ..sites import Site
-from .bits import TypeBits
+from ..model.sites import Site
+from ..passes.forward import one_pass
+from ..passes.pack import pack_signs
+from ..stats.bits import TypeBits
 
 if TYPE_CHECKING:
-    from ..model import LoadedModel
+    from ..model.load import LoadedModel
 
 HAAR_SEEDS = (1, 2, 3)
 SCALED_SEED = 1

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
-from .bits import Patterns, TypeBits, agreements, rng, tops
+from ..stats.bits import Patterns, TypeBits, agreements, rng, tops
 from .categories import TOP_TYPES, Made
 from .coherence import METRICS
 from .coherence import Vocabulary as Spelling

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog import engines
-from .bits import Bools, Counts, Patterns, TypeBits, agreements
+from ..stats.bits import Bools, Counts, Patterns, TypeBits, agreements
 
 NEIGHBOURS = 20
 SAME = 0.9

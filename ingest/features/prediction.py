@@ -17,7 +17,7 @@ from torch import Tensor
 from ...catalog import engines
 from ...catalog.codes import hamming, n_bytes, unpack
 from ...catalog.errors import InvalidInput
-from ..pack import pack_signs
+from ..passes.pack import pack_signs
 
 Shares = dict[str, dict[int, float]]
 """By method and k, the share of rows with a hit."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .bits import Patterns, TypeBits
+from ..stats.bits import Patterns, TypeBits
 
 TAUS = (0.75, 0.70)
 """Thresholds on a dimension's AUC, tried in turn; if none is reached, the single best dimension is registered."""

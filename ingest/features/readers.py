@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .bits import Bools, TypeBits
+from ..stats.bits import Bools, TypeBits
 
 NEGATIVES = 1024
 """Random types that a probe is trained against."""

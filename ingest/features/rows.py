@@ -15,7 +15,7 @@ from ...catalog import bulk, schema
 from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest
-from .bits import Patterns, Tops
+from ..stats.bits import Patterns, Tops
 
 _PLACE_BITS = 16
 """A run's features at one site have ids base .. base + 2**16 - 1; with 31 bits of digest above, still exact in JSON."""

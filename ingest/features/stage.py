@@ -23,17 +23,18 @@ from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest, short_id
 from ..journal import Journal, RunSpec, run_units
 from ..plan import JobPlan, Known, model_row
-from . import anchors, categories, context, controls, discovery, sweep
-from .bits import TypeBits, rng
+from ..stats.bits import TypeBits, rng
+from ..words import anchors
+from . import categories, context, controls, discovery, sweep
 from .coherence import Vocabulary as Spelling
 from .neighbours import NEIGHBOURS
 from .prototypes import Ranks
 from .rows import insert
 
 if TYPE_CHECKING:
-    from ..model import LoadedModel
+    from ..model.load import LoadedModel
+    from ..model.sites import Site
     from ..run import Progress
-    from ..sites import Site
 
 TYPE_JOBS = ("categories", "discovery", "independence")
 JOBS = (*TYPE_JOBS, "context", "feature_states")
@@ -496,6 +497,6 @@ class Stage:
 
 
 def _site(name: str) -> Site:
-    from ..sites import Site
+    from ..model.sites import Site
 
     return Site.from_name(name)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from ...catalog.bulk import Figure
-from .bits import rng
+from ..stats.bits import rng
 from .controls import CENTRES
 from .rows import site_figure, summary
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ...catalog.errors import NotFound
 from ..encode import site_mean
-from ..features.anchors import Vocabulary
-from ..features.bits import rng
-from ..forward import batches, default_batch_tokens, one_pass
-from ..sites import Site
+from ..model.sites import Site
+from ..passes.forward import batches, default_batch_tokens, one_pass
+from ..stats.bits import rng
+from ..words.anchors import Vocabulary
 from .arms import Arms, Means, Pattern, rotated_direction
 from .tokens import Bools, Feature, Ids, Windows, matched
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 OTHER_TYPES = 1000
 """Random types that the prototype in a rotated basis is told apart from."""

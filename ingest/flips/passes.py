@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..forward import batches, default_batch_tokens
-from ..sites import Site
-from . import inject
+from ..model.sites import Site
+from ..passes import inject
+from ..passes.forward import batches, default_batch_tokens
 from .arms import norm_of
 from .figures import Outcome
 from .fit import Fitted
 from .tokens import Windows, positions
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 
 HALVED = 8

@@ -20,13 +20,13 @@ from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id, short_id
-from .. import text as texts
 from ..encode import reload
 from ..journal import Journal, RunSpec, SetSpec, run_units
+from ..model.sites import Site
+from ..passes import inject
 from ..plan import model_row
-from ..sites import Site
-from ..writers import words
-from . import inject
+from ..text import windows as texts
+from ..words import directions as words
 from .arms import ARMS, DOSES, ROTATION, norm_of
 from .figures import Outcome, feature_figures, site_figures
 from .fit import Fitted, fit_arms
@@ -34,7 +34,7 @@ from .passes import Passes
 from .tokens import Feature, Windows, choose_windows, disjoint_from, read_feature
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
     from ..run import Progress
 
 VERSION = 1

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ...catalog import store
 from ...catalog.codes import unpack
 from ...catalog.errors import InvalidInput, NotFound
-from .. import text as texts
-from ..sites import Site
+from ..model.sites import Site
+from ..text import windows as texts
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 POSITIONS = 16
 """Measured positions of a window, at most."""

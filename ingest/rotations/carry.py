@@ -17,15 +17,15 @@ from torch import Tensor
 
 from ...catalog import engines
 from ...catalog.bulk import Figure
-from ..features.bits import Patterns, percentiles, rng
 from ..features.controls import HAAR_SEEDS, haar
 from ..features.prototypes import prototypes
 from ..features.rows import site_figure
-from ..pack import pack_signs
+from ..passes.pack import pack_signs
+from ..stats.bits import Patterns, percentiles, rng
+from ..stats.maps import Rotation
+from ..stats.paired import Paired, n_rows
 from .fit import Fitted
 from .labels import Label
-from .maps import Rotation
-from .paired import Paired, n_rows
 
 RETRIEVED = 1000
 """Test states that look for themselves among the test states of B."""

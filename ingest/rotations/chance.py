@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..stats.paired import Paired, n_rows
 from .fit import procrustes
-from .paired import Paired, n_rows
 
 Ids = NDArray[np.int64]
 

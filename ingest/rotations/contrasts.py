@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...catalog.errors import ModelError
-from .. import weights
 from ..dyck import task
 from ..dyck.model import MODEL_TYPE
-from ..features.anchors import DEFAULT, Vocabulary, read_categories, resolve
 from ..flips.tokens import matched, spaced
-from .paired import Paired
+from ..model import weights
+from ..stats.paired import Paired
+from ..words.anchors import DEFAULT, Vocabulary, read_categories, resolve
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 FIT_ROWS, TEST_ROWS = 20, 10
 """Rows on either side of a difference of means, and rows at which an effect is read, at the least."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...catalog.errors import InvalidInput
-from . import paired as pairing
+from ..stats import paired as pairing
+from ..stats.paired import Paired, n_rows
 from .fit import Fitted, check
-from .paired import Paired, n_rows
 
 ARMS = ("identity", "mean_shift", "rotation", "scaled", "affine", "permutation", "shuffled", "token_mean")
 UNSEEN_ARMS = ("mean_shift", "rotation", "affine", "shuffled")

@@ -15,11 +15,11 @@ from ...catalog import bulk, schema, store
 from ...catalog.bulk import Figure
 from ...catalog.codes import n_bytes, unpack
 from ..features import rows
-from ..features.bits import Patterns, TypeBits, agreements, tops
 from ..features.controls import HAAR_SEEDS, haar
 from ..features.prototypes import define, score, upper_tail
 from ..features.rows import site_figure
-from .maps import Rotation
+from ..stats.bits import Patterns, TypeBits, agreements, tops
+from ..stats.maps import Rotation
 
 if TYPE_CHECKING:
     import duckdb

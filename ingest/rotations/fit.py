@@ -17,8 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ...catalog.errors import InvalidInput
-from .maps import Rotation
-from .paired import Paired, n_rows
+from ..stats.maps import Rotation
+from ..stats.paired import Paired, n_rows
 
 MOST_ASSIGNED = 2048
 """Width up to which the best permutation is sought: its time grows with the cube, on one core."""

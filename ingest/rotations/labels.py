@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from ..dyck import task
 from ..dyck.model import MODEL_TYPE
-from ..features.anchors import DEFAULT, Vocabulary, read_categories, resolve
-from ..features.bits import rng
 from ..features.prototypes import halves
-from .paired import Paired
+from ..stats.bits import rng
+from ..stats.paired import Paired
+from ..words.anchors import DEFAULT, Vocabulary, read_categories, resolve
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 FIT_ROWS, TEST_ROWS = 20, 10
 """Rows that a label needs to be defined on, and to be scored on."""

@@ -16,9 +16,11 @@ from torch import Tensor
 from ...catalog import store
 from ...catalog.bulk import Figure
 from ...catalog.errors import NotFound
+from ..model.sites import Site
 from ..saes.add import read_saes
 from ..saes.transfer import TransferFigure, transfer
-from ..sites import Site
+from ..stats.maps import Rotation
+from ..stats.paired import Paired, n_rows
 from . import haar
 from .carry import code_figures, prototype_figures
 from .chance import chance, n_draws
@@ -26,8 +28,6 @@ from .explained import Explained, explained
 from .features import Carried, carry_features, insert_carried
 from .fit import Fitted, fit, ridge_map
 from .labels import Label
-from .maps import Rotation
-from .paired import Paired, n_rows
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

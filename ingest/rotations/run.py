@@ -21,17 +21,17 @@ from ...catalog import bulk, schema, store
 from ...catalog.bulk import Figure
 from ...catalog.errors import DiskFull, InvalidInput, ModelError, NotFound, SiteError
 from ...catalog.ids import int_id, short_id
-from .. import text as texts
 from ..encode import reload
 from ..journal import Journal, RunSpec, run_units
+from ..model.sites import Site
+from ..passes.gather import Windows, cut, record, row_starts, split, sum_of
 from ..plan import model_row
-from ..sites import Site
+from ..stats.maps import Rotation
+from ..stats.paired import Paired
+from ..text import windows as texts
 from . import measure
 from .contrasts import Contrast, contrasts
-from .gather import Windows, cut, record, row_starts, split, sum_of
 from .labels import Label, labels
-from .maps import Rotation
-from .paired import Paired
 from .steer import Steered
 from .steer import figures as steered_figures
 from .steer import steer as try_directions
@@ -39,7 +39,7 @@ from .steer import steer as try_directions
 if TYPE_CHECKING:
     import duckdb
 
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
     from ..run import Progress
 
 VERSION = 1

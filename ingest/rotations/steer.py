@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...catalog.errors import InvalidInput, SiteError
-from ..features.bits import rng
-from ..flips import inject
 from ..flips.figures import Outcome
 from ..flips.tokens import POSITIONS
-from ..forward import batches, default_batch_tokens
-from ..probe import as_positions, first_tensor, hooks
-from ..sites import Site
+from ..model.probe import as_positions, first_tensor, hooks
+from ..model.sites import Site
+from ..passes import inject
+from ..passes.forward import batches, default_batch_tokens
+from ..stats.bits import rng
+from ..stats.maps import Rotation
+from ..stats.paired import Paired
 from .contrasts import Contrast, differences, head, places_of
-from .maps import Rotation
-from .paired import Paired
 
 if TYPE_CHECKING:
-    from ..loaded import LoadedModel
+    from ..model.loaded import LoadedModel
 
 DOSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """What a direction is multiplied by: the paper's four, and one more where it says that four times the dose is needed."""

@@ -17,8 +17,8 @@ from ...catalog.codes import pack
 from ...catalog.errors import InvalidInput, NotFound, RunConflict, SignariumError, SiteError
 from ...catalog.ids import int_id, sae_item, short_id
 from ..journal import Journal, RunSpec, SetSpec, now, run_units
-from ..sites import Site
-from ..weights import hash_file
+from ..model.sites import Site
+from ..model.weights import hash_file
 from .dictionary import Dictionary, load
 
 if TYPE_CHECKING:

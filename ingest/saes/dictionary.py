@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...catalog.errors import InvalidInput
-from ..weights import brief
+from ..model.weights import brief
 
 _NEEDED = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLD = "threshold"

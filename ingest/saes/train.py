@@ -16,10 +16,10 @@ from torch import Tensor
 from ...catalog import store
 from ...catalog.errors import InvalidInput, NotFound
 from ...catalog.ids import int_id, short_id
-from .. import text as texts
 from ..encode import reload
-from ..rotations import gather
-from ..sites import Site
+from ..model.sites import Site
+from ..passes import gather
+from ..text import windows as texts
 from .dictionary import APPLY, Dictionary, load, save
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id
 from ..features.controls import haar
-from ..rotations.maps import Rotation
-from ..rotations.paired import Paired, n_rows
+from ..stats.maps import Rotation
+from ..stats.paired import Paired, n_rows
 from .dictionary import Dictionary
 from .train import RECIPE, row_blocks, untrained
 

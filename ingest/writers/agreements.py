@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...catalog import engines
 from ...catalog.codes import Codes
-from ..features.bits import Counts, Patterns, count_type
+from ..stats.bits import Counts, Patterns, count_type
 
 Signs = NDArray[np.int8]
 """1 or -1, (neurons, width)."""

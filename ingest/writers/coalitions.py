@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..features.bits import Counts, Patterns, rng
+from ..stats.bits import Counts, Patterns, rng
 from .agreements import Agreements, Signs, steps
 
 KS = (1, 10, 50, 100, 200, 500, 1000)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput, SiteError
-from ..features.bits import Patterns, rng
 from ..features.rows import site_figure
+from ..stats.bits import Patterns, rng
 from . import agreements, coalitions
 from .agreements import (
     FILTERS,

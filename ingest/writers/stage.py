@@ -20,14 +20,14 @@ from ...catalog.bulk import code_matrix
 from ...catalog.codes import n_bytes, unpack
 from ...catalog.errors import InvalidInput, ModelError, SiteError
 from ...catalog.ids import short_id
-from ..features.bits import Patterns
 from ..journal import Journal, RunSpec, Write, run_units
-from ..loaded import LoadedModel
+from ..model.loaded import LoadedModel
+from ..model.sites import Site
+from ..neurons.stage import WORD_BYTES
 from ..plan import Known, model_row
-from ..sites import Site
-from . import words
+from ..stats.bits import Patterns
+from ..words import directions as words
 from .measure import KS, WRITERS, Group, measure_site
-from .neurons import WORD_BYTES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

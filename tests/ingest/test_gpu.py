@@ -22,7 +22,7 @@ from signarium.ingest.rotations.carry import code_figures
 from signarium.ingest.rotations.chance import chance
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
-from signarium.ingest.rotations.paired import Paired
+from signarium.ingest.stats.paired import Paired
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 MOST_FLIPPED = 1e-3

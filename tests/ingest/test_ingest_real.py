@@ -12,7 +12,7 @@ import torch
 from digest import codes, rows, sound
 
 import signarium
-from signarium.ingest import model as access
+from signarium.ingest.model import load as access
 
 FILE = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = (

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from signarium.catalog import schema
 from signarium.catalog.errors import DiskFull
 from signarium.ingest.journal import Journal, RunSpec, SetSpec, Shard, now, versions
-from signarium.ingest.sites import Site
+from signarium.ingest.model.sites import Site
 from signarium.migrations import manage
 
 SPEC = RunSpec(

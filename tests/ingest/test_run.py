@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 import signarium
 from signarium.catalog.errors import DiskFull, ModelError
 from signarium.catalog.revisions import REVISIONS
-from signarium.ingest import plan, run, types
+from signarium.ingest import plan, run
 from signarium.ingest.journal import Journal
-from signarium.ingest.model import LoadedModel
+from signarium.ingest.model.load import LoadedModel
+from signarium.ingest.types import stage as types
 
 
 @pytest.fixture(scope="module")

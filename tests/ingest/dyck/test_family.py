@@ -17,7 +17,7 @@ import signarium.ingest.dyck
 from signarium.ingest.dyck import task
 from signarium.ingest.dyck.model import DyckForStructure
 from signarium.ingest.dyck.train import RECIPE, checkpoint_steps, evaluate
-from signarium.ingest.model import load_model
+from signarium.ingest.model.load import load_model
 
 FAMILY = Path(signarium.ingest.dyck.__file__).parent / "family"
 SHARED = [f"shared-{n}" for n in range(3)]

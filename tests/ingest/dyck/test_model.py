@@ -21,7 +21,7 @@ from signarium.ingest.dyck.model import (
     position_features,
     save_folder,
 )
-from signarium.ingest.model import load_model
+from signarium.ingest.model.load import load_model
 
 POINTS = ("k", "v", "attn_out", "resid_mid", "ffn", "mlp_out", "resid_post")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from signarium.ingest.features import coherence
-from signarium.ingest.features.anchors import Anchors
 from signarium.ingest.features.coherence import METRICS, Vocabulary, plain
+from signarium.ingest.words.anchors import Anchors
 
 STRINGS = [
     "", " king", "King", "KING\n", " kin", "queen", "##Queen", "cat", " dog", "ring", "Straße", "STRASSE", " ", "12"

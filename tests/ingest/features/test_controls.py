@@ -25,7 +25,7 @@ from signarium.ingest.features.controls import (
     folder,
     haar,
 )
-from signarium.ingest.sites import Site
+from signarium.ingest.model.sites import Site
 
 HAAR = ("haar:1", "haar:2", "haar:3")
 NAMES = (*HAAR, "scaled:1")

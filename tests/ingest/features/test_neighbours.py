@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from signarium.ingest.features import neighbours as module
-from signarium.ingest.features.bits import Patterns, TypeBits
 from signarium.ingest.features.neighbours import (
     common,
     distinct,
@@ -18,6 +17,7 @@ from signarium.ingest.features.neighbours import (
     percentiles_of,
     read_auc,
 )
+from signarium.ingest.stats.bits import Patterns, TypeBits
 
 Ids = NDArray[np.int64]
 Bits = NDArray[np.uint8]

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from signarium.ingest.features import categories, discovery
-from signarium.ingest.features.anchors import Anchors, Vocabulary
-from signarium.ingest.features.bits import TypeBits
 from signarium.ingest.features.categories import Made, Split, make, read_basis
 from signarium.ingest.features.coherence import Vocabulary as Spelling
 from signarium.ingest.features.controls import Moments, Rotations, bases
 from signarium.ingest.features.prototypes import Ranks
 from signarium.ingest.features.readers import Probes
+from signarium.ingest.stats.bits import TypeBits
+from signarium.ingest.words.anchors import Anchors, Vocabulary
 
 V, D = 4000, 256
 SIZE = 40

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from signarium.ingest.features import prototypes as module
-from signarium.ingest.features.bits import TypeBits
 from signarium.ingest.features.prototypes import (
     Null,
     Nulls,
@@ -24,6 +23,7 @@ from signarium.ingest.features.prototypes import (
     score,
     upper_tail,
 )
+from signarium.ingest.stats.bits import TypeBits
 
 Ids = NDArray[np.int64]
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from signarium.ingest.features import bits as bits_module
 from signarium.ingest.features import readers
-from signarium.ingest.features.bits import Patterns, TypeBits, agreements
 from signarium.ingest.features.prototypes import score
 from signarium.ingest.features.readers import linear, log_odds, probes
+from signarium.ingest.stats import bits as bits_module
+from signarium.ingest.stats.bits import Patterns, TypeBits, agreements
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]

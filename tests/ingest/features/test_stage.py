@@ -16,8 +16,9 @@ import signarium
 from signarium.catalog.codes import agreement, unpack
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest import run
-from signarium.ingest.features import anchors, controls, stage
-from signarium.ingest.loaded import LoadedModel
+from signarium.ingest.features import controls, stage
+from signarium.ingest.model.loaded import LoadedModel
+from signarium.ingest.words import anchors
 
 OPTIONS: dict[str, Any] = {
     "sites": "resid_post.0,1;k.1;ffn.0",

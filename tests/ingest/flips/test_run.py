@@ -18,13 +18,14 @@ import signarium
 from signarium.catalog import schema, store
 from signarium.catalog.codes import unpack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
-from signarium.ingest.flips import inject, passes, tokens
+from signarium.ingest.flips import passes, tokens
 from signarium.ingest.flips.arms import ARMS, DOSES
 from signarium.ingest.flips.run import FlipReport, flip
-from signarium.ingest.model import load_model
+from signarium.ingest.model.load import load_model
+from signarium.ingest.model.sites import Site
+from signarium.ingest.passes import inject
 from signarium.ingest.run import Silent
-from signarium.ingest.sites import Site
-from signarium.ingest.text import find_texts
+from signarium.ingest.text.windows import find_texts
 
 SMALL: dict[str, Any] = {"windows": 6, "context": 24, "device": "cpu"}
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest.flips import tokens
 from signarium.ingest.flips.run import later_layers
-from signarium.ingest.sites import Site
-from signarium.ingest.text import find_texts, token_ids
+from signarium.ingest.model.sites import Site
+from signarium.ingest.text.windows import find_texts, token_ids
 
 
 @given(st.integers(1, 60), st.data())

@@ -19,7 +19,7 @@ from signarium.ingest.rotations.carry import (
 )
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.labels import Label
-from signarium.ingest.rotations.paired import Paired
+from signarium.ingest.stats.paired import Paired
 
 WIDTH, N, DOCUMENTS = 64, 4000, 80
 KINDS = 6

@@ -12,7 +12,7 @@ from signarium.ingest.features.controls import haar
 from signarium.ingest.rotations.chance import chance, exchanged, with_types_exchanged
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
-from signarium.ingest.rotations.paired import Paired, n_rows
+from signarium.ingest.stats.paired import Paired, n_rows
 
 WIDTH, N = 24, 6000
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from signarium.catalog.errors import ModelError
 from signarium.ingest.dyck import task
 from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
-from signarium.ingest.model import LoadedModel, load_model
+from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.rotations.contrasts import (
     FIT_ROWS,
     TEST_ROWS,
@@ -25,7 +25,7 @@ from signarium.ingest.rotations.contrasts import (
     head,
     places_of,
 )
-from signarium.ingest.rotations.paired import Paired
+from signarium.ingest.stats.paired import Paired
 
 Ids = NDArray[np.int64]
 

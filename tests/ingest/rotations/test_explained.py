@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
 
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.rotations import paired as pairing
 from signarium.ingest.rotations.explained import ARMS, UNSEEN_ARMS, explained
 from signarium.ingest.rotations.fit import fit
+from signarium.ingest.stats import paired as pairing
 
 WIDTH = 16
 

@@ -12,8 +12,8 @@ from planted_pairs import normal, orthogonal, paired
 
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest.rotations import fit as fitting
-from signarium.ingest.rotations import paired as pairing
 from signarium.ingest.rotations.fit import fit, procrustes, ridge_map, shuffled_rows
+from signarium.ingest.stats import paired as pairing
 
 WIDTH = 16
 

@@ -9,9 +9,9 @@ import torch
 import wordy
 
 from signarium.ingest.dyck import task
-from signarium.ingest.model import load_model
+from signarium.ingest.model.load import load_model
 from signarium.ingest.rotations import labels
-from signarium.ingest.rotations.paired import Paired
+from signarium.ingest.stats.paired import Paired
 
 
 def paired_of(windows: list[np.ndarray]) -> Paired:

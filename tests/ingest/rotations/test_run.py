@@ -18,19 +18,19 @@ import wordy
 from signarium.catalog import verify
 from signarium.catalog.claims import CLAIMS
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
-from signarium.ingest.model import load_model
+from signarium.ingest.model.load import load_model
+from signarium.ingest.model.sites import Site
+from signarium.ingest.passes.gather import cut, record, row_starts
 from signarium.ingest.rotations import run as rotations
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
-from signarium.ingest.rotations.gather import cut, record, row_starts
-from signarium.ingest.rotations.paired import Paired
 from signarium.ingest.rotations.run import align
 from signarium.ingest.run import ingest
 from signarium.ingest.saes.add import add_sae
 from signarium.ingest.saes.dictionary import save
 from signarium.ingest.saes.train import train
-from signarium.ingest.sites import Site
-from signarium.ingest.text import find_texts
+from signarium.ingest.stats.paired import Paired
+from signarium.ingest.text.windows import find_texts
 
 PLANTED = 11
 """The seed of the planted rotation: none of those that Haar controls are drawn from."""

@@ -22,13 +22,13 @@ from signarium.catalog import schema
 from signarium.catalog.errors import InvalidInput, SiteError
 from signarium.ingest.dyck import task
 from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
-from signarium.ingest.model import LoadedModel, load_model
+from signarium.ingest.model.load import LoadedModel, load_model
+from signarium.ingest.model.sites import Site
 from signarium.ingest.rotations import steer as module
 from signarium.ingest.rotations.contrasts import Contrast, contrasts
-from signarium.ingest.rotations.maps import Rotation
-from signarium.ingest.rotations.paired import Paired
 from signarium.ingest.rotations.steer import ARMS, DOSES, Steered, Stream, figures, n_passes, steer
-from signarium.ingest.sites import Site
+from signarium.ingest.stats.maps import Rotation
+from signarium.ingest.stats.paired import Paired
 
 Ids = NDArray[np.int64]
 SITES = [Site("resid_post", 1), Site("resid_mid", 1), Site("resid_mid", 0)]

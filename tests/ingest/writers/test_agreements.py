@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from signarium.ingest.features.bits import Patterns
+from signarium.ingest.stats.bits import Patterns
 from signarium.ingest.writers import agreements
 from signarium.ingest.writers.agreements import (
     FILTERS,

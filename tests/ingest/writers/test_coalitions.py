@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signarium.ingest.features.bits import Patterns
+from signarium.ingest.stats.bits import Patterns
 from signarium.ingest.writers import agreements, coalitions
 from signarium.ingest.writers.agreements import Agreements, Signs, coins
 from signarium.ingest.writers.coalitions import KS, curve, halves, sizes, split_half

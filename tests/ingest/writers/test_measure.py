@@ -13,7 +13,7 @@ from torch import Tensor
 from signarium.catalog import schema
 from signarium.catalog.bulk import Figure
 from signarium.catalog.errors import InvalidInput, SiteError
-from signarium.ingest.features.bits import Patterns, rng
+from signarium.ingest.stats.bits import Patterns, rng
 from signarium.ingest.writers.agreements import Agreements, floats, shuffled, signs
 from signarium.ingest.writers.measure import DRAWS, WRITERS, Group, Measured, best_of_blocks, measure_site
 

@@ -17,8 +17,8 @@ import signarium
 from signarium.catalog import claims
 from signarium.catalog.codes import unpack
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.model import load_model
-from signarium.ingest.writers import words
+from signarium.ingest.model.load import load_model
+from signarium.ingest.words import directions as words
 from signarium.ingest.writers.agreements import WRITERS
 from signarium.ingest.writers.coalitions import KS
 

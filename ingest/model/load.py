@@ -1,0 +1,451 @@
+"""Loading models: from a folder, a GGUF file or a Hugging Face id, with their sites found and checked."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+from ...catalog.errors import ModelError, SiteError
+from ...catalog.ids import int_id
+from ..dyck import model as _dyck  # noqa: F401  (tells transformers of the toy family's architecture)
+from . import weights as _weights
+from .layout import Layout, find_layout
+from .loaded import LoadedModel, max_positions, token_embedding
+from .weights import Source
+
+__all__ = ["LoadedModel", "load_model"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PROBE_LENGTH = 6
+
+
+def load_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    random_init: int | None = None,
+) -> LoadedModel:
+    """Loads the model at `source`: a folder, a `.gguf` file or a Hugging Face id; finds and checks its sites.
+
+    `device` is "auto" (cuda, then mps, then cpu) or a torch device; `dtype` is "auto" (that of the stored
+    weights, float32 for float16 on a CPU and for GGUF), "float32", "bfloat16" or "float16". `random_init`
+    keeps the architecture and draws the weights from that seed by the model's own initialisation.
+
+    Raises:
+        ModelError: if the model cannot be loaded or must not be.
+        SiteError: if its blocks or its residual stream are not where its config says.
+    """
+    target = find_device(device)
+    if dtype != "auto" and dtype not in _DTYPES:
+        raise ModelError(f"no dtype {dtype!r}", f"there is auto, {', '.join(_DTYPES)}")
+    found = _weights.find_source(source, revision, weights=random_init is None)
+    module, tokenizer, sha256 = _load(found, target, dtype, random_init)
+    layout = _probe(module, tokenizer)
+    head = partial(_read_head, found, module, random_init)
+    return LoadedModel(
+        module, tokenizer, layout, head, source=source, name=found.name, revision=found.revision,
+        weights_sha256=sha256, random_init_seed=random_init,
+    )  # fmt: skip
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `--device` names; `auto` is the best there is.
+
+    Raises:
+        ModelError: if there is none such here.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"no device {name!r}", "there is auto, cpu, cuda, cuda:1, mps") from error
+    n = torch.cuda.device_count() if cuda else 0
+    if device.type == "cuda" and (device.index or 0) >= n:
+        what = f"no device {name!r} here (torch sees {n} CUDA devices)"
+        raise ModelError(what, "pass --device auto or cpu")
+    if device.type == "mps" and not mps:
+        raise ModelError("no device 'mps' here", "pass --device auto or cpu")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ModelError(f"device {name!r} is not supported", "there is auto, cpu, cuda, mps")
+    if device.type != "cuda" and device.index is not None:
+        # torch takes any number, and means the same device by all of them.
+        raise ModelError(f"no device {name!r}: there is one {device.type}", f"pass {device.type}")
+    return device
+
+
+def find_devices(names: Sequence[str]) -> list[torch.device]:
+    """The devices that `--devices` names, in order. They must be of one kind, so that no code depends on which
+    of them computed it; a CPU may be named several times, any other device once.
+
+    Raises:
+        ModelError: if one is not here, if they are of several kinds, or if one is named twice.
+    """
+    devices = [find_device(one) for one in names]
+    if len(devices) == 1:
+        return devices
+    if not devices:
+        raise ModelError("--devices names none", "pass some, such as --devices cuda:0,cuda:1")
+    kinds = {
+        torch.cuda.get_device_name(one) if one.type == "cuda" else one.type: name
+        for one, name in zip(devices, names, strict=True)
+    }
+    if len(kinds) > 1:
+        what = f"{' and '.join(kinds.values())} are devices of different kinds ({', '.join(kinds)})"
+        raise ModelError(what, "pass those of one kind: others may round otherwise")
+    if devices[0].type != "cpu":
+        places = [one.index or 0 for one in devices]
+        for i, name in enumerate(names):
+            if places[i] in places[:i]:
+                raise ModelError(f"--devices names {name} twice", "pass each device once")
+    return devices
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, log lines or progress bars of transformers; all as it was afterwards."""
+    log = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        # The GGUF reader does not ask whether bars are wanted, so stderr itself is turned away.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _load(found: Source, device: torch.device, dtype: str, random_init: int | None) -> tuple[Any, Any, str]:
+    stored: list[_weights.StoredTensor] = []
+    with contextlib.ExitStack() as stack:
+        if found.gguf is None:
+            folder = found.folder
+            _check_known(folder, _weights.check_config(folder))
+        else:
+            folder = stack.enter_context(_weights.gguf_alone(found.gguf))
+        config = _config(found, folder)
+        model_class = _model_class(config)
+        if found.gguf is None:
+            if random_init is None:
+                stored = _weights.read_headers(_weights.weight_files(folder))
+            _weights.check_tokenizer(folder)
+        tokenizer = _tokenizer(found, folder)
+        kind = _dtype(dtype, device, config, found, stored)
+        if random_init is not None:
+            module = _random_module(config, model_class, random_init).to(dtype=kind)
+            sha256 = _weights.hash_tensors(module.state_dict())
+        else:
+            # Hashing waits for the disk and frees the interpreter, so it costs little beside loading.
+            with ThreadPoolExecutor(1) as pool:
+                if found.gguf is not None:
+                    hashed = pool.submit(_weights.hash_file, found.gguf)
+                else:
+                    hashed = pool.submit(_weights.hash_stored, stored)
+                module = _stored_module(found, folder, config, model_class, kind, device)
+                sha256 = hashed.result()
+            _check_finite(module, found)
+    try:
+        module = module if module.device == device else module.to(device)
+    except torch.OutOfMemoryError as error:
+        what = f"{found.name} does not fit into the memory of {device}"
+        raise ModelError(what, "pass --dtype bfloat16 or --device cpu") from error
+    return module.eval().requires_grad_(False), tokenizer, sha256
+
+
+def _check_known(folder: Path, config: dict[str, Any]) -> None:
+    model_type = config["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        if "auto_map" in config:
+            what = f"{folder} needs code of its own ({model_type}), which is never run"
+            raise ModelError(what, "use an architecture that transformers itself has")
+        raise ModelError(
+            f"transformers {transformers.__version__} knows no architecture {model_type!r} ({folder})",
+            "upgrade transformers, or use another model",
+        )
+
+
+def _config(found: Source, folder: Path) -> Any:
+    options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
+    with _quiet():
+        try:
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
+        except Exception as error:
+            # Whatever transformers makes of a bad file is one line to the user; its classes vary.
+            what = f"the config of {found.gguf or found.folder} cannot be read ({_weights.brief(error)})"
+            raise ModelError(what, "fetch the model again") from error
+
+
+def _model_class(config: Any) -> type[Any]:
+    """The class of the backbone, refused where it is no text model with one residual stream."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{kind} is an encoder-decoder, which has two residual streams", "use a decoder or an encoder"
+        )
+    try:
+        found: Any = MODEL_MAPPING[type(config)]
+    except KeyError:
+        raise ModelError(f"transformers has no backbone for {kind}", "use a text model") from None
+    model_class: type[Any] = found[0] if isinstance(found, (tuple, list)) else found
+    takes = getattr(model_class, "main_input_name", "input_ids")
+    if takes != "input_ids":
+        raise ModelError(f"{kind} reads {takes}, not text", "use a text model")
+    return model_class
+
+
+def _tokenizer(found: Source, folder: Path) -> Any:
+    where = found.gguf or found.folder
+    options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, use_fast=True, trust_remote_code=False, **options
+            )
+        except Exception as error:
+            raise ModelError(
+                f"the tokenizer of {where} cannot be loaded ({_weights.brief(error)})",
+                "save its tokenizer.json",
+            ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"{where} has no fast tokenizer", "save its tokenizer.json")
+    # A text is tokenized whole; limits that were saved with the tokenizer would cut it without a word.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def _dtype(
+    name: str, device: torch.device, config: Any, found: Source, stored: list[_weights.StoredTensor]
+) -> torch.dtype | str:
+    if name != "auto":
+        return _DTYPES[name]
+    if found.gguf is not None:
+        return torch.float32
+    if getattr(config, "quantization_config", None) is not None:
+        return "auto"
+    kind = _weights.stored_dtype(stored) or getattr(config, "dtype", None) or torch.float32
+    if isinstance(kind, str):
+        kind = getattr(torch, kind)
+    if kind == torch.float64 or (kind == torch.float16 and device.type == "cpu"):
+        return torch.float32
+    return kind
+
+
+def _options(model_class: type[Any]) -> dict[str, Any]:
+    # A pooler is no part of the residual stream, and many encoders are stored without its weights.
+    takes = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
+
+
+def _random_module(config: Any, model_class: type[Any], seed: int) -> Any:
+    config.__dict__.pop("quantization_config", None)
+    options = {"dtype": torch.float32, "trust_remote_code": False} | _options(model_class)
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return AutoModel.from_config(config, **options)
+        except Exception as error:
+            # Each architecture rejects a bad config in its own way.
+            raise ModelError(f"the config makes no {config.model_type} ({_weights.brief(error)})") from error
+
+
+def _stored_module(
+    found: Source,
+    folder: Path,
+    config: Any,
+    model_class: type[Any],
+    kind: torch.dtype | str,
+    device: torch.device,
+) -> Any:
+    options = {"config": config, "dtype": kind, "trust_remote_code": False, "output_loading_info": True}
+    # Tensors of another shape are named and refused below; transformers would only point at its own log.
+    options |= {"ignore_mismatched_sizes": True} | _options(model_class)
+    where = found.gguf or found.folder
+    if found.gguf is not None:
+        options |= {"gguf_file": found.gguf.name}
+        if (gguf_config := getattr(transformers, "GgufConfig", None)) is not None:
+            # Packed weights would need kernels that are fetched at run time, and have no columns to read.
+            config.__dict__.pop("quantization_config", None)
+            options["quantization_config"] = gguf_config(dequantize=True)
+    else:
+        options |= {"use_safetensors": True}
+        if getattr(config, "quantization_config", None) is not None:
+            # Quantised maps cannot be moved once they are built.
+            options |= {"device_map": {"": device}}
+    with _quiet():
+        try:
+            module, info = AutoModel.from_pretrained(folder, **options)
+        except Exception as error:
+            # Whatever transformers makes of bad weights is one line to the user; its classes vary by version.
+            raise ModelError(f"{where} cannot be loaded ({_weights.brief(error)})") from error
+    for key, what in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):
+        names = sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get(key) or ())
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ModelError(f"the weights in {where} {what} {shown}", "fetch the model again")
+    if errors := info.get("error_msgs"):
+        raise ModelError(f"{where} cannot be loaded ({_weights.brief(ValueError(errors[0]))})")
+    return module
+
+
+def _check_finite(module: nn.Module, found: Source) -> None:
+    for name, tensor in module.state_dict().items():
+        _check_finite_tensor(name, tensor, found)
+
+
+def _check_finite_tensor(name: str, tensor: Tensor, found: Source) -> None:
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            what = f"{name} in {found.gguf or found.folder} holds NaN or infinity"
+            raise ModelError(what, "fetch the model again")
+
+
+# ---- the head -----------------------------------------------------------------------------------
+
+
+def _read_head(found: Source, module: Any, random_init: int | None, part: str) -> Tensor | None:
+    """`part` of the language-modelling head of the model that `module` is the backbone of; see `loaded.Head`.
+
+    As transformers does, a head that is stored beside the embedding counts even where the config ties them,
+    and one that must be there and is not is refused, since transformers would draw it at random.
+    """
+    causal, head = _causal_model(module.config)
+    path = next(name for name, child in causal.named_modules() if child is head)
+    if getattr(head, part, None) is None:
+        return None
+    tied = part == "weight" and head.weight is token_embedding(causal).weight
+    if random_init is not None:
+        tensor = None if tied else _random_head(causal, head, part, random_init)
+    elif found.gguf is not None:
+        # llama.cpp, too, takes a file without this tensor for one with a tied head.
+        tied = part == "weight"
+        tensor = _weights.read_gguf_tensor(found.gguf, f"output.{part}")
+    else:
+        tensor = _weights.read_tensor(found.folder, f"{path}.{part}", _renaming(causal))
+    where = found.gguf or found.folder
+    if tensor is None:
+        if tied:
+            return None
+        what = f"the weights in {where} lack {path}.{part}, which predicts the next token"
+        raise ModelError(what, "use weights that were saved with their head")
+    embedding = token_embedding(module).weight
+    try:
+        tensor = tensor.to(device=embedding.device, dtype=embedding.dtype)
+    except torch.OutOfMemoryError as error:
+        what = f"{path}.{part} of {found.name} does not fit into the memory of {embedding.device}"
+        raise ModelError(what, "pass --dtype bfloat16 or --device cpu") from error
+    _check_finite_tensor(f"{path}.{part}", tensor, found)
+    return None if tied and torch.equal(tensor, embedding) else tensor
+
+
+def _causal_model(config: Any) -> tuple[Any, Any]:
+    """The model with a head that `config` describes, without memory for its weights, and that head.
+
+    Raises:
+        ModelError: if there is none, or if more than one linear map stands between backbone and logits.
+    """
+    kind, use = config.model_type, "use a causal language model"
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"transformers has no language-modelling head for {kind}", use)
+    config = copy.deepcopy(config)
+    config.__dict__.pop("quantization_config", None)
+    with _quiet(), torch.device("meta"):
+        try:
+            causal = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        except Exception as error:
+            # Each architecture rejects a config in its own way.
+            what = f"the config makes no {kind} with a language-modelling head ({_weights.brief(error)})"
+            raise ModelError(what, use) from error
+    head, backbone = causal.get_output_embeddings(), causal.base_model
+    if not isinstance(head, nn.Linear) or backbone is causal:
+        raise ModelError(f"{kind} has no single language-modelling head", use)
+    known = {id(p) for part in (backbone, head) for p in part.parameters()}
+    between = [name for name, p in causal.named_parameters() if id(p) not in known]
+    if between:
+        what = f"the head of {kind} is no single linear map of the final states ({between[0]} is part of it)"
+        raise ModelError(what, use)
+    return causal, head
+
+
+def _renaming(causal: Any) -> Callable[[str], str]:
+    """From the name that files give a tensor to that in the model (GPT-NeoX stores its head as embed_out)."""
+    renamings = [t for t in get_model_conversion_mapping(causal) if isinstance(t, WeightRenaming)]
+    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
+
+
+def _random_head(causal: Any, head: Any, part: str, seed: int) -> Tensor:
+    drawn = copy.deepcopy(head).to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        # The seed as it is would repeat the draws of the token embedding, which makes the head a tied one.
+        torch.manual_seed(int_id("unembedding", seed))
+        drawn.reset_parameters()
+        causal._init_weights(drawn)
+    tensor: Tensor = getattr(drawn, part)
+    return tensor.detach()
+
+
+# ---- probing ------------------------------------------------------------------------------------
+
+
+def _probe(module: Any, tokenizer: Any) -> Layout:
+    text = module.config.get_text_config()
+    n_layers, width = getattr(text, "num_hidden_layers", None), getattr(text, "hidden_size", None)
+    if not isinstance(n_layers, int) or not isinstance(width, int):
+        raise ModelError(f"the config of {module.config.model_type} has no num_hidden_layers and hidden_size")
+    sizes = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "n_inner"))
+    d_ffn = next((size for size in sizes if isinstance(size, int)), None)
+    try:
+        embedding = token_embedding(module)
+    except NotImplementedError:
+        embedding = None
+    if not isinstance(getattr(embedding, "weight", None), Tensor):
+        raise ModelError(f"{module.config.model_type} has no single token embedding", "use a text model")
+    rows, device = embedding.weight.shape[0], embedding.weight.device
+    limit = max_positions(module)
+    length = min(_PROBE_LENGTH, limit or _PROBE_LENGTH)
+    ids = _probe_ids(rows, length + 1, {*tokenizer.all_special_ids, getattr(text, "pad_token_id", None)})
+    batch = torch.tensor([ids[:length], [*ids[: length - 1], ids[length]]], device=device)
+    takes_cache = "past_key_values" in inspect.signature(type(module).forward).parameters
+    with _quiet():
+        # A model whose cache holds more than keys and values cannot use ours, and keeps its other sites.
+        for with_cache in (True, False) if takes_cache else (None,):
+            try:
+                return find_layout(module, batch, n_layers, width, d_ffn, with_cache)
+            except SiteError:
+                raise
+            except Exception as error:
+                # A model that cannot be run on text alone says so in its own way.
+                failure = error
+    what = f"{module.config.model_type} does not run on a few tokens of text ({_weights.brief(failure)})"
+    raise ModelError(what, "use a text model") from failure
+
+
+def _probe_ids(rows: int, n: int, avoid: set[int | None]) -> list[int]:
+    # Spread over the vocabulary, and no padding: some models count positions from what is no padding.
+    usable = [i for i in range(min(rows, 4096)) if i not in avoid] or list(range(rows))
+    return [usable[(7 + 13 * i * max(1, len(usable) // (13 * n))) % len(usable)] for i in range(n)]

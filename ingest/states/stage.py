@@ -1,0 +1,259 @@
+"""Stage `states`: every token of a text in its window, at every wanted site."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from ...catalog import bulk, schema
+from ...catalog.codes import hamming
+from ..journal import Journal, RunSpec, Shard
+from ..passes.forward import Clock, Pass, batches, begin_pass
+from ..passes.pack import Centres, Packer, SiteRows, empty_rows
+from ..text import windows as texts
+from ..types.stage import write_tokens
+
+if TYPE_CHECKING:
+    from ..model.load import LoadedModel
+    from ..passes.replicas import Replicas
+    from ..plan import JobPlan
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A window with the ids that its text gives it: its document, and its first state."""
+
+    window: texts.Window
+    document_id: int
+    first_state: int
+
+
+def placed_windows(model: LoadedModel, plan: JobPlan, context: int) -> Iterator[Placed]:
+    """Every window of the plan's texts, in order, up to the plan's number of tokens."""
+    prefix, suffix = model.tokenizer_adds()
+    tokens = 0
+    for text in plan.texts:
+        base = state = text.row.text_id
+        for number, window in enumerate(
+            texts.windows(text.file, model.tokenizer, context=context, prefix=prefix, suffix=suffix)
+        ):
+            if tokens >= plan.tokens:
+                return
+            yield Placed(window, base + number, state)
+            state += len(window.ids)
+            tokens += len(window.ids)
+
+
+@dataclass
+class _Open:
+    """Windows that will be committed together, and their rows as they come in.
+
+    `alone` are the rows of one window on its own, where those are wanted; with others it has the `chosen` ones (first
+    row, rows).
+    """
+
+    start: int
+    windows: list[Placed]
+    rows: dict[str, SiteRows]
+    alone: dict[str, SiteRows] | None = None
+    chosen: tuple[int, int] = (0, 0)
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each window."""
+        return [len(one.window.ids) for one in self.windows]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Windows of one shard, by index, that go through a model together, and where their states end up."""
+
+    shard: _Open
+    windows: list[int]
+    starts: list[int]
+    into: dict[str, SiteRows]
+    last: bool
+
+
+def run_states(
+    replicas: Replicas,
+    plan: JobPlan,
+    journal: Journal,
+    start: int,
+    means: dict[str, NDArray[np.float64]],
+    context: int,
+    batch_tokens: int,
+    computed: Callable[[int], None],
+) -> None:
+    """Compute and commit a run of states from window `start` on. `computed` hears of tokens as they are computed.
+
+    Raises:
+        ModelError: if a hidden state is NaN or infinite.
+        TextError: if a text changed since it was counted.
+    """
+    spec, model = plan.spec, replicas.models[0]
+    centres = {
+        site.name: {
+            centre: None if centre == "zero" else torch.from_numpy(means[site.name].astype(np.float32))
+            for centre in spec.of(site)
+        }
+        for site in spec.sites
+    }
+    packers = [Packer(one.device, centres) for one in replicas.models]
+    strings = model.token_strings()
+
+    def work(batch: _Batch) -> Callable[[int], tuple[_Batch, Pass]]:
+        return lambda i: (batch, _forward(replicas.models[i], packers[i], spec, batch))
+
+    with journal, replicas:
+        work_of = map(work, _batches(model, plan, start, context, batch_tokens, centres))
+        since = time.perf_counter()
+        for batch, passed in replicas.in_order(work_of):
+            shard, took = batch.shard, passed.settle(batch.into)
+            if batch.into is shard.rows:
+                shard.clock.add(took)
+                computed(sum(len(shard.windows[i].window.ids) for i in batch.windows))
+            if batch.last:
+                made = _shard(model, spec, shard, strings, time.perf_counter() - since)
+                since = time.perf_counter()
+                journal.submit(made)
+
+
+def _forward(model: LoadedModel, packer: Packer, spec: RunSpec, batch: _Batch) -> Pass:
+    windows = [batch.shard.windows[i].window.ids for i in batch.windows]
+    return begin_pass(model, packer, windows, batch.starts, spec.sites)
+
+
+def _shards(
+    model: LoadedModel, plan: JobPlan, start: int, context: int
+) -> Iterator[tuple[int, list[Placed]]]:
+    """Windows from `start` on that are committed together, with the number of their first."""
+    number = start
+    shard: list[Placed] = []
+    held = 0
+    # What is committed already is only read to get here.
+    for one in islice(placed_windows(model, plan, context), start, None):
+        shard.append(one)
+        held += len(one.window.ids)
+        if held >= plan.shard_tokens:
+            yield number, shard
+            number += len(shard)
+            shard, held = [], 0
+    if shard:
+        yield number, shard
+
+
+def _batches(
+    model: LoadedModel, plan: JobPlan, start: int, context: int, batch_tokens: int, centres: Centres
+) -> Iterator[_Batch]:
+    """All batches of a run, shard by shard; text is read when the next one is asked for."""
+    widths = {site.name: model.width_of(site) for site in plan.spec.sites}
+    for number, windows in _shards(model, plan, start, context):
+        shard = _Open(number, windows, {})
+        firsts = np.cumsum([0, *shard.lengths])
+        shard.rows = empty_rows(int(firsts[-1]), widths, centres)
+        parts = list(batches(shard.lengths, batch_tokens))
+        wanted = number == 0 and len(parts[0]) > 1
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1 and not wanted
+            yield _Batch(shard, part, [int(firsts[j]) for j in part], shard.rows, last)
+        if wanted:
+            one = parts[0][0]
+            shard.chosen = int(firsts[one]), shard.lengths[one]
+            shard.alone = empty_rows(shard.lengths[one], widths, centres)
+            yield _Batch(shard, [one], [0], shard.alone, True)
+
+
+def _shard(model: LoadedModel, spec: RunSpec, shard: _Open, strings: Sequence[str], wall_s: float) -> Shard:
+    """A shard whose rows are all there, ready to be committed."""
+    windows, rows, lengths = shard.windows, shard.rows, shard.lengths
+    flips = _flips(spec, shard) if shard.alone is not None else []
+    items = np.concatenate(
+        [np.arange(one.first_state, one.first_state + n) for one, n in zip(windows, lengths, strict=True)]
+    )
+
+    def write(session: Session) -> None:
+        if shard.start == 0:
+            write_tokens(session, model.tokenizer_sha256, strings)
+        bulk.insert_figures(session, spec.run_id, flips)
+        _write_texts(session, windows, items)
+        bulk.insert_codes(
+            session,
+            [
+                bulk.code_columns(
+                    one.code_set_id, items, rows[one.site.name].norms, rows[one.site.name].codes[one.centre]
+                )
+                for one in spec.sets
+            ],
+        )
+
+    clock = shard.clock
+    return Shard(shard.start, len(windows), len(items), clock.forward_s, clock.pack_s, wall_s, write)
+
+
+def _flips(spec: RunSpec, shard: _Open) -> list[bulk.Figure]:
+    """How many bits of one window differ when it goes through the model alone: what batching costs in bits."""
+    assert shard.alone is not None
+    first, n = shard.chosen
+    return [
+        bulk.Figure(
+            each.site_id,
+            each.subject,
+            "",
+            f"bit_flip_rate_{each.centre}",
+            "alone",
+            "in_sample",
+            float(
+                hamming(
+                    shard.alone[each.site.name].codes[each.centre],
+                    shard.rows[each.site.name].codes[each.centre][first : first + n],
+                ).mean()
+                / each.width
+            ),
+            n * each.width,
+        )
+        for each in spec.sets
+    ]
+
+
+def _write_texts(session: Session, shard: Sequence[Placed], items: NDArray[np.int64]) -> None:
+    """Documents and tokens of a shard, unless another model with the same tokenizer brought them already."""
+    documents = np.array([one.document_id for one in shard], dtype=np.int64)
+    fresh = ~bulk.present(session, schema.document_row.c.document_id, documents)
+    new = [one for one, wanted in zip(shard, fresh, strict=True) if wanted]
+    if not new:
+        return
+    lengths = np.array([len(one.window.ids) for one in shard])
+    states = np.repeat(fresh, lengths)
+    bulk.insert(
+        session,
+        schema.document_row,
+        {
+            "document_id": documents[fresh],
+            "source": [one.window.source for one in new],
+            "chunk": np.array([one.window.chunk for one in new], dtype=np.int32),
+            "sha256": [hashlib.sha256(one.window.text.encode()).hexdigest() for one in new],
+            "n_tokens": lengths[fresh].astype(np.int32),
+            "text": [one.window.text for one in new],
+        },
+    )
+    bulk.insert(
+        session,
+        schema.state_row,
+        {
+            "state_id": items[states],
+            "document_id": np.repeat(documents, lengths)[states],
+            "position": np.concatenate([np.arange(n, dtype=np.int32) for n in lengths[fresh]]),
+            "token_id": np.concatenate([one.window.ids for one in new]).astype(np.int32),
+        },
+    )

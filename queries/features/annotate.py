@@ -1,0 +1,204 @@
+"""A text token by token, each with the features that it has most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...catalog import store
+from ...catalog.codes import Codes
+from ...catalog.errors import InvalidInput
+from ..models import one_model
+from ..nearest.masked import differing_each
+from ..nearest.target import Target
+from .lists import LEAST
+from .resolve import Features, features_at, none_yet, quoted_name, resolve_features
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_BLOCK_CELLS = 4_000_000
+"""Tokens times features that are compared at once."""
+_UNKNOWN = -1e30
+"""Behind every surprise that is known."""
+LEAST_DIMS = 5
+"""Features with fewer registered dimensions agree with half of all tokens by chance, and crowd out what a line has room for."""
+_USUAL = f"n_dims >= {LEAST_DIMS} AND CASE WHEN kind = 'category' THEN coalesce(beats_null, true) ELSE survives END"
+"""Which features are shown, over the view `features`. Discovered and carried ones have no anchors, so no null to beat."""
+
+
+def place(path: Path, model: str | None, site: str | None, centre: str | None) -> Target:
+    """Where a text is read. What is not given: among the `resid_post` sites with the centre zero, then those with the
+    centre mean, the one with the most category features that are shown, the lower layer of equal ones; at a site that is
+    given the centre zero if any is shown there. Where none is shown anywhere, as `nearest` chooses, with the centre zero.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is.
+    """
+    with store.reading(path) as connection:
+        model = one_model(connection, model)
+        best = _best_place(connection, model, site, centre)
+        return resolve_features(connection, model, *(best or (site, centre)), "zero")
+
+
+def _best_place(
+    connection: duckdb.DuckDBPyConnection, model: str, site: str | None, centre: str | None
+) -> tuple[str, str] | None:
+    # The centre mean is that of types alone, far from the states of a text, whose bits then hardly vary (`usual_centre`):
+    # however many features there are with it, they say little of a text.
+    return connection.execute(
+        "SELECT site, centre FROM features JOIN sites s USING (model, site) "
+        f"WHERE model = $model AND kind = 'category' AND basis = 'standard' AND {_USUAL} "
+        "AND CASE WHEN $site IS NULL THEN s.point = 'resid_post' ELSE site = $site END "
+        "AND ($centre IS NULL OR centre = $centre) "
+        "GROUP BY site, centre, s.layer ORDER BY centre = 'zero' DESC, count(*) DESC, s.layer LIMIT 1",
+        {"model": model, "site": site, "centre": centre},
+    ).fetchone()
+
+
+def read(
+    path: Path,
+    target: Target,
+    tokens: Sequence[str],
+    token_ids: NDArray[np.int32],
+    chunks: NDArray[np.int32],
+    positions: NDArray[np.int32],
+    codes: Codes,
+    *,
+    top: int = 3,
+    least: float = LEAST,
+    first: bool = False,
+    every: bool = False,
+) -> pa.Table:
+    """The `top` features of each token, by how far its agreement is above what is usual, then by agreement and id.
+
+    Usual is the mean over the states of the texts that were ingested, in its standard deviations; over the types
+    where no text was. Agreements below `least` are left out; so are categories known not to beat their null, discovered
+    and carried features that do not survive, and features with fewer than `LEAST_DIMS` dimensions, unless `every`, and those of a
+    window's first token, unless `first`.
+
+    Args:
+        target: from `place`.
+        tokens, token_ids, chunks, positions: of the text's n tokens.
+        codes: at the target's site and centre, uint8 (n, bytes).
+
+    Returns:
+        Rows in the order of the text: model, site, centre, chunk, position, token_id, token, is_first, rank,
+        feature_id, name, kind, agreement, surprise. A token without a feature has one row with NULLs from rank on.
+    """
+    import pyarrow as pa
+
+    if top < 1:
+        raise InvalidInput(f"--top {top} is not positive")
+    with store.reading(path) as connection:
+        there = features_at(connection, target, "true" if every else _USUAL)
+        there = _in_context(connection, target, there)
+        names = {
+            row[0]: row[1:]
+            for row in connection.execute(
+                "SELECT f.feature_id, f.name, f.kind FROM feature_row f JOIN site s USING (site_id) "
+                "JOIN model m USING (model_id) WHERE m.name = ? AND s.name = ? AND f.centre = ?",
+                [target.model, target.site, target.centre],
+            ).fetchall()
+        }
+    if not names:
+        raise none_yet(target.model)
+    rows: list[tuple[Any, ...]] = []
+    step = max(1, _BLOCK_CELLS // max(1, len(there.ids)))
+    for start in range(0, len(codes), step):
+        block = codes[start : start + step]
+        agreement = 1.0 - differing_each(block, there.patterns, target.width) / there.n_dims
+        surprise = there.surprise(agreement)
+        kept = agreement >= least
+        if not first:
+            kept[positions[start : start + step] == 0] = False
+        for i, best in enumerate(_best(kept, agreement, surprise, top), start):
+            token = (int(chunks[i]), int(positions[i]), int(token_ids[i]), tokens[i], bool(positions[i] == 0))
+            for rank, j in enumerate(best.tolist(), 1):
+                ident, known = int(there.ids[j]), float(surprise[i - start, j])
+                figures = float(agreement[i - start, j]), None if np.isnan(known) else known
+                rows.append((*token, rank, ident, *names[ident], *figures))
+            if not len(best):
+                rows.append((*token, *[None] * 6))
+    kinds = {
+        "chunk": pa.int32(), "position": pa.int32(), "token_id": pa.int32(), "token": pa.string(),
+        "is_first": pa.bool_(), "rank": pa.int32(), "feature_id": pa.int64(), "name": pa.string(),
+        "kind": pa.string(), "agreement": pa.float64(), "surprise": pa.float64(),
+    }  # fmt: skip
+    where = {
+        name: pa.array([getattr(target, name)] * len(rows), pa.string())
+        for name in ("model", "site", "centre")
+    }
+    parts = zip(*rows, strict=True) if rows else [[] for _ in kinds]
+    return pa.table(
+        {
+            **where,
+            **{name: pa.array(part, kind) for (name, kind), part in zip(kinds.items(), parts, strict=True)},
+        }
+    )
+
+
+def _best(
+    kept: NDArray[np.bool_], agreement: NDArray[np.float64], surprise: NDArray[np.float64], top: int
+) -> list[NDArray[np.int64]]:
+    """For each token the features, at most `top`, that are `kept`: by surprise, agreement, place. All are (n, f)."""
+    keys = np.where(kept, np.where(np.isnan(surprise), _UNKNOWN, surprise), -np.inf)
+    n = keys.shape[1]
+    # Only what reaches the last place is sorted, ties with it included.
+    bar = np.partition(keys, n - top, axis=1)[:, n - top] if top < n else np.full(len(keys), -np.inf)
+    found = []
+    for i, key in enumerate(keys):
+        some = np.flatnonzero((key >= bar[i]) & kept[i])
+        found.append(some[np.lexsort((some, -agreement[i, some], -key[some]))][:top])
+    return found
+
+
+def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: Features) -> Features:
+    """Features whose usual agreement is that over the ingested states, where it was measured."""
+    rows = connection.execute(
+        "SELECT subject_id, metric, arg_max(value, (n, run_id)) FROM measurement_row JOIN site s USING (site_id) "
+        "JOIN model m USING (model_id) WHERE m.name = ? AND s.name = ? AND subject = 'feature' AND control = 'none' "
+        "AND metric IN ('agreement_context_mean', 'agreement_context_std') GROUP BY ALL",
+        [target.model, target.site],
+    ).fetchall()
+    found = {(one, metric.rpartition("_")[2]): value for one, metric, value in rows}
+    mean, std = there.mean.copy(), there.std.copy()
+    for i, ident in enumerate(there.ids.tolist()):
+        # Both or neither: a mean over states and a spread over types do not go together.
+        if (str(ident), "mean") in found and (str(ident), "std") in found:
+            mean[i], std[i] = found[str(ident), "mean"], found[str(ident), "std"]
+    return Features(there.ids, there.patterns, there.n_dims, mean, std)
+
+
+# ---- for a reader ---------------------------------------------------------------------------------
+
+
+def summary(table: pa.Table) -> str:
+    """One line that says where the text was read."""
+    row = table.slice(0, 1).to_pylist()[0]
+    return f"features of {row['model']} at {row['site']}, centre {row['centre']}; agreement behind each"
+
+
+def display(table: pa.Table) -> pa.Table:
+    """One row a token: position, token, and its features with their agreements, for the renderer to cut."""
+    import pyarrow as pa
+
+    lines: dict[tuple[int, int], tuple[str, bool, list[str]]] = {}
+    for row in table.to_pylist():
+        _, _, shown = lines.setdefault((row["chunk"], row["position"]), (row["token"], row["is_first"], []))
+        if row["rank"] is not None:
+            shown.append(f"{quoted_name(row['name'])} {row['agreement']:.2f}")
+    columns: dict[str, Any] = {}
+    if any(chunk for chunk, _ in lines):
+        columns["chunk"] = [chunk for chunk, _ in lines]
+    columns["position"] = [position for _, position in lines]
+    columns["token"] = [token for token, _, _ in lines.values()]
+    columns["features"] = [
+        "  ".join(shown) or ("(first position)" if is_first else "") for _, is_first, shown in lines.values()
+    ]
+    return pa.table(columns)

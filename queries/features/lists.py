@@ -1,0 +1,220 @@
+"""Features: the list, and those of a token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...catalog import codes, store
+from ...catalog.errors import InvalidInput, NotFound
+from ..models import one_model
+from ..nearest.start import token_id, unquoted
+from .resolve import COLUMNS, narrow, quoted_name, rows_of
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+SORTS = {
+    "name": "ASC",
+    "n_dims": "DESC",
+    "best_dim_auc": "DESC",
+    "auc_in_sample": "DESC",
+    "auc_held_out": "DESC",
+    "auc_rotated": "DESC",
+    "fire_rate": "DESC",
+    "p_value": "ASC",
+}
+"""What a list can be sorted by, the strongest first."""
+LEAST = 0.80
+"""Agreement from which a code has a feature (Bag of Dims, appendix A.2)."""
+
+
+def list_features(
+    path: Path,
+    *,
+    model: str | None = None,
+    site: str | None = None,
+    kind: str | None = None,
+    centre: str | None = None,
+    survives: bool | None = None,
+    sort: str = "auc_held_out",
+    limit: int | None = 20,
+) -> pa.Table:
+    """Rows of the view `features`, mask and polarity last, in order of `sort`, unknown figures last, then of feature_id.
+
+    `limit` 0 or None gives all.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is, or how features are made.
+    """
+    if sort not in SORTS:
+        raise InvalidInput(f"features cannot be sorted by {sort!r}", f"there is {', '.join(SORTS)}")
+    rows = _limit(limit)
+    with store.reading(path) as connection:
+        condition, values = narrow(connection, model=model, site=site, kind=kind, centre=centre)
+        if survives is not None:
+            condition += f" AND {'' if survives else 'NOT '}survives"
+        return connection.execute(
+            f"SELECT {', '.join(COLUMNS)} FROM features WHERE {condition} "
+            f"ORDER BY {sort} {SORTS[sort]} NULLS LAST, feature_id{rows}",
+            values,
+        ).to_arrow_table()
+
+
+def _limit(limit: int | None) -> str:
+    if limit is not None and limit < 0:
+        raise InvalidInput(f"--limit {limit} is negative", "pass 0 for all")
+    return f" LIMIT {limit}" if limit else ""
+
+
+# ---- the features of a token ----------------------------------------------------------------------
+
+
+def find(
+    path: Path,
+    token: str,
+    *,
+    model: str | None = None,
+    site: str | None = None,
+    centre: str | None = None,
+    least: float = LEAST,
+    limit: int | None = 20,
+) -> pa.Table:
+    """The features that a token alone has: those its type code agrees with, at each feature's own site and centre.
+
+    `token` is its text, leading space included, or `id:NUMBER`. Columns: rank, agreement, surprise (standard
+    deviations above what types agree in the mean), and those of the view `features`, blobs last; in order of
+    surprise, then agreement, then feature_id. Agreements below `least` are left out.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is.
+    """
+    import pyarrow as pa
+
+    _limit(limit)
+    with store.reading(path) as connection:
+        model = one_model(connection, model)
+        condition, values = narrow(connection, model=model, site=site, centre=centre)
+        item = _token_of(connection, model, token)
+        stored = _type_codes(connection, model, item)
+        rows = connection.execute(
+            "SELECT feature_id, site, centre, mask, polarity, agreement_mean, agreement_std FROM features "
+            f"WHERE {condition} AND basis = 'standard' ORDER BY feature_id",
+            values,
+        ).fetchall()
+        rows = [row for row in rows if (row[1], row[2]) in stored]
+        if not rows:
+            raise NotFound(
+                f"code of the type {token!r} where there are features of {model}",
+                f"token {item}",
+                todo=f"there are types at {', '.join(f'{s} {c}' for s, c in sorted(stored))}"
+                if stored
+                else f"run `signarium ingest` with the stage types for {model}",
+            )
+        agreement = np.empty(len(rows))
+        for place in sorted({(row[1], row[2]) for row in rows}):
+            here = [i for i, row in enumerate(rows) if (row[1], row[2]) == place]
+            masks, polarities = (
+                np.frombuffer(b"".join(rows[i][blob] for i in here), np.uint8).reshape(len(here), -1)
+                for blob in (3, 4)
+            )
+            agreement[here] = codes.agreement(stored[place], masks, polarities)
+        mean, std = (np.array([row[i] for row in rows], dtype=np.float64) for i in (5, 6))
+        surprise = (agreement - mean) / np.where(std > 0, std, np.nan)
+        kept = np.flatnonzero(agreement >= least)
+        # lexsort puts NaN last; rows are in order of feature_id already.
+        kept = kept[np.lexsort((-agreement[kept], -surprise[kept]))][: limit or None]
+        table = rows_of(connection, [rows[i][0] for i in kept])
+    figures = {"rank": np.arange(1, len(kept) + 1), "agreement": agreement[kept]}
+    columns = {name: pa.array(value) for name, value in figures.items()}
+    columns["surprise"] = pa.array(surprise[kept], from_pandas=True)
+    return pa.table({**columns, **dict(zip(table.column_names, table.columns, strict=True))})
+
+
+def _token_of(connection: duckdb.DuckDBPyConnection, model: str, text: str) -> int:
+    number = text.removeprefix("id:")
+    if number == text or not (number.isascii() and number.isdecimal()):
+        return token_id(
+            connection,
+            model,
+            unquoted(text),
+            prefix="",
+            otherwise="give one token of the vocabulary, or id:NUMBER",
+        )
+    row = connection.execute("SELECT vocab_size FROM model WHERE name = ?", [model]).fetchone()
+    if row is None or int(number) >= row[0]:
+        raise NotFound(f"token of {model}", text, todo=f"ids go from 0 to {row[0] - 1 if row else 0}")
+    return int(number)
+
+
+def _type_codes(
+    connection: duckdb.DuckDBPyConnection, model: str, item: int
+) -> dict[tuple[str, str], codes.Codes]:
+    """The codes of a type in the standard basis, by site and centre."""
+    sets = {
+        row[0]: (row[1], row[2])
+        for row in connection.execute(
+            "SELECT cs.code_set_id, s.name, cs.centre FROM code_set cs JOIN site s USING (site_id) "
+            "JOIN model m USING (model_id) WHERE m.name = ? AND cs.subject = 'type' AND cs.basis = 'standard'",
+            [model],
+        ).fetchall()
+    }
+    if not sets:
+        return {}
+    # By rowid: with the condition on the item itself, DuckDB reads the column of codes from end to end.
+    listed = ", ".join(map(str, sets))
+    rows = connection.execute(
+        "SELECT code_set_id, code FROM code_row WHERE rowid IN "
+        f"(SELECT rowid FROM code_row WHERE item = {item} AND code_set_id IN ({listed}))"
+    ).fetchall()
+    return {sets[ident]: np.frombuffer(code, dtype=np.uint8) for ident, code in rows}
+
+
+# ---- for a reader ---------------------------------------------------------------------------------
+
+_WIDE = 110
+
+
+def display(table: pa.Table, width: int | None = None) -> pa.Table:
+    """The columns of `list_features` or `find` that fit a terminal's `width`, figures to three digits."""
+    import pyarrow as pa
+
+    wide = width is None or width >= _WIDE
+    found = "agreement" in table.column_names
+    columns: dict[str, Any] = {}
+    if found and wide:
+        columns["rank"] = table.column("rank")
+    for name, digits in (("agreement", 3), ("surprise", 2)) if found else ():
+        columns[name] = _rounded(table.column(name).to_pylist(), digits)
+    columns["feature_id"] = table.column("feature_id")
+    columns["name"] = [quoted_name(one) for one in table.column("name").to_pylist()]
+    for name in ("kind", "model", "site", "centre"):
+        several = len(set(table.column(name).to_pylist())) > 1
+        if width is None or name == "site" or (several and (wide or name == "centre")):
+            columns[name] = table.column(name)
+    if wide or not found:
+        columns["dims"] = table.column("n_dims")
+    shown = {"best_dim_auc": "best dim", "auc_held_out": "held out", "auc_rotated": "rotated"}
+    for name, heading in shown.items():
+        if width is None or (not found and (wide or name == "auc_held_out")):
+            columns[heading] = _rounded(table.column(name).to_pylist(), 3)
+    columns["survives"] = verdicts(table)
+    return pa.table(columns)
+
+
+def _rounded(values: list[Any], digits: int) -> list[Any]:
+    return [round(one, digits) if isinstance(one, float) else one for one in values]
+
+
+def verdicts(table: pa.Table) -> list[str]:
+    """What `survives` says, but for those that were not tested."""
+    tested = zip(table.column("survives").to_pylist(), table.column("p_value").to_pylist(), strict=True)
+    return ["untested" if unknown(p) else "yes" if one else "no" for one, p in tested]
+
+
+def unknown(value: float | None) -> bool:
+    """Whether a figure is missing: NULL, or no number."""
+    return value is None or value != value

@@ -1,0 +1,242 @@
+"""Which features are meant: by id or name, by model, site and centre."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...catalog import codes, views
+from ...catalog.bulk import code_matrix
+from ...catalog.errors import InvalidInput, NotFound
+from ..models import one_model
+from ..nearest.masked import Pattern
+from ..nearest.start import unquoted
+from ..nearest.target import Target, middle
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_BLOBS = ("mask", "polarity")
+COLUMNS = (*(one for one in views.view("features").columns if one not in _BLOBS), *_BLOBS)
+"""Those of the view `features`; what no person reads comes last."""
+
+_PLACES = "feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: where it is, and its pattern over `width` dimensions."""
+
+    feature_id: int
+    name: str
+    kind: str
+    model: str
+    site: str
+    centre: str
+    basis: str
+    width: int
+    n_dims: int
+    pattern: Pattern
+
+
+def narrow(connection: duckdb.DuckDBPyConnection, **given: str | None) -> tuple[str, list[str]]:
+    """A condition over the view `features`, and its values, from names that are not None.
+
+    Raises:
+        NotFound: naming what there is, if no feature has such a name.
+        InvalidInput: if there are no features at all.
+    """
+    if (model := given.get("model")) is not None:
+        one_model(connection, model)
+    names = {"model": "m.name", "site": "s.name", "kind": "f.kind", "centre": "f.centre"}
+    rows = connection.execute(
+        f"SELECT DISTINCT {', '.join(names.values())}, s.point, s.layer FROM {_PLACES} "
+        "ORDER BY s.point, s.layer, 1, 2, 3, 4"
+    ).fetchall()
+    condition, values = "true", []
+    for place, name in enumerate(names):
+        value = given.get(name)
+        if value is None:
+            if not rows:
+                raise none_yet(None)
+            continue
+        known = list(dict.fromkeys(row[place] for row in rows))
+        if value not in known:
+            if name == "model":
+                raise none_yet(value)
+            raise NotFound(f"{name} with features", value, known)
+        rows = [row for row in rows if row[place] == value]
+        condition += f" AND {name} = ?"
+        values.append(value)
+    return condition, values
+
+
+def none_yet(model: str | None) -> InvalidInput:
+    """What to do where there are no features."""
+    return InvalidInput(
+        f"the catalogue has no features{f' of {model}' if model else ''} yet",
+        f"run `signarium ingest {'MODEL' if model is None else 'MODEL --name ' + model} --stages features`",
+    )
+
+
+def find_one(
+    connection: duckdb.DuckDBPyConnection,
+    text: str,
+    model: str | None = None,
+    site: str | None = None,
+    centre: str | None = None,
+) -> Feature:
+    """The feature that `text` names: its feature_id, or its name where only one of that name is left.
+
+    Raises:
+        NotFound: if there is none.
+        InvalidInput: if it is elsewhere than asked, or if several have the name.
+    """
+    narrow(connection, model=model, site=site, centre=centre)
+    found = _named(connection, text)
+    if not found:
+        raise NotFound("feature", text, todo=_hint(connection, text))
+    asked = {"model": model, "site": site, "centre": centre}
+    left = [one for one in found if all(v is None or getattr(one, k) == v for k, v in asked.items())]
+    if not left:
+        there = ", ".join(_place(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+        options = " ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
+        raise InvalidInput(
+            f"feature {text!r} is elsewhere: it is {there}", f"leave out {options}, or name another feature"
+        )
+    if len(left) > 1:
+        shown = ", ".join(_place(one) for one in left[:4]) + (", ..." if len(left) > 4 else "")
+        apart = [f"--{name}" for name in asked if len({getattr(one, name) for one in left}) > 1]
+        ways = ", ".join([*apart, "or the id"]) if apart else "the id"
+        raise InvalidInput(f"{len(left)} features are called {text!r}", f"pass {ways}: {shown}")
+    return left[0]
+
+
+def _place(one: Feature) -> str:
+    return f"{one.feature_id} ({one.kind}, {one.model} {one.site} {one.centre})"
+
+
+def _named(connection: duckdb.DuckDBPyConnection, text: str) -> list[Feature]:
+    if text.isascii() and text.isdecimal() and int(text) < 1 << 63:
+        found = _features(connection, "f.feature_id = ?", [int(text)])
+        if found:
+            return found
+    for name in dict.fromkeys((text, unquoted(text))):
+        if found := _features(connection, "f.name = ?", [name]):
+            return found
+    return []
+
+
+def _features(connection: duckdb.DuckDBPyConnection, condition: str, values: Sequence[Any]) -> list[Feature]:
+    rows = connection.execute(
+        "SELECT f.feature_id, f.name, f.kind, m.name, s.name, f.centre, f.basis, s.width, f.n_dims, f.mask, f.polarity "
+        f"FROM {_PLACES} WHERE {condition} ORDER BY m.name, s.point, s.layer, f.centre, f.feature_id",
+        list(values),
+    ).fetchall()
+    return [
+        Feature(*(*row[:9], Pattern(np.frombuffer(row[9], np.uint8), np.frombuffer(row[10], np.uint8))))
+        for row in rows
+    ]
+
+
+def _hint(connection: duckdb.DuckDBPyConnection, text: str) -> str:
+    names = [
+        row[0] for row in connection.execute("SELECT DISTINCT name FROM feature_row ORDER BY 1").fetchall()
+    ]
+    other = text[1:] if text.startswith(" ") else f" {text}"
+    near = [other] if other in names else get_close_matches(text, names, 5)
+    if near:
+        return f"there is {', '.join(quoted_name(one) for one in near)}"
+    return "`signarium features list` shows what there is"
+
+
+def quoted_name(text: str) -> str:
+    """A name in double quotes if it has a space that they would make visible."""
+    return f'"{text}"' if text != text.strip() or not text else text
+
+
+# ---- where features are read ----------------------------------------------------------------------
+
+
+def resolve_features(
+    connection: duckdb.DuckDBPyConnection,
+    model: str | None,
+    site: str | None,
+    centre: str | None,
+    prefer: str,
+    usual_site: str | None = None,
+) -> Target:
+    """The features to compare a code with: those of one model, site and centre, in the standard basis.
+
+    What is not given: the only model there is; `usual_site` if it has features, else the middle one of its
+    `resid_post` sites that have; the centre `prefer` if there are features with it, else the one there is.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is.
+    """
+    model = one_model(connection, model)
+    narrow(connection, model=model, site=site)
+    rows = connection.execute(
+        f"SELECT DISTINCT s.point, s.layer, s.name, f.centre, s.width FROM {_PLACES} "
+        "WHERE m.name = ? AND f.basis = 'standard' ORDER BY s.point, s.layer, f.centre",
+        [model],
+    ).fetchall()
+    sites = list(dict.fromkeys(row[2] for row in rows))
+    site = site or (usual_site if usual_site is not None and usual_site in sites else middle(sites))
+    centres = [row[3] for row in rows if row[2] == site]
+    if centre is not None and centre not in centres:
+        raise NotFound(f"centre of features of {model} at {site}", centre, centres)
+    centre = centre or (prefer if prefer in centres else centres[-1])
+    width = next(row[4] for row in rows if row[2] == site)
+    return Target("features", model, site, centre, "standard", width, ())
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of one place in order of feature_id, with what ranks them; the arrays are (f,)."""
+
+    ids: NDArray[np.int64]
+    patterns: Pattern
+    n_dims: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+    def surprise(self, agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Standard deviations of `agreement`, (..., f), above the mean; NaN where that is unknown or zero."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (agreement - self.mean) / np.where(self.std > 0, self.std, np.nan)
+
+
+def features_at(connection: duckdb.DuckDBPyConnection, target: Target, condition: str = "true") -> Features:
+    """The features of a target for which a condition over the view `features` holds."""
+    table = connection.execute(
+        "SELECT feature_id, mask, polarity, n_dims, agreement_mean, agreement_std FROM features WHERE model = ? "
+        f"AND site = ? AND centre = ? AND basis = ? AND ({condition}) ORDER BY feature_id",
+        [target.model, target.site, target.centre, target.basis],
+    ).to_arrow_table()
+    size = codes.n_bytes(target.width)
+    numbers = [table.column(name).to_numpy() for name in ("agreement_mean", "agreement_std")]
+    return Features(
+        table.column("feature_id").to_numpy(),
+        Pattern(code_matrix(table.column("mask"), size), code_matrix(table.column("polarity"), size)),
+        table.column("n_dims").to_numpy(),
+        *(one.astype(np.float64) for one in numbers),
+    )
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, feature_ids: Sequence[int]) -> pa.Table:
+    """Rows of the view `features`, blobs last, in the order of `feature_ids`."""
+    import pyarrow as pa
+
+    listed = ", ".join(map(str, feature_ids)) or "NULL"
+    table = connection.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM features WHERE feature_id IN ({listed})"
+    ).to_arrow_table()
+    place = {one: i for i, one in enumerate(table.column("feature_id").to_pylist())}
+    return table.take(pa.array([place[one] for one in feature_ids], pa.int64()))

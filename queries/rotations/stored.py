@@ -1,0 +1,276 @@
+"""Rotations between two models: which there are, and one of them as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...catalog import carry, store, views
+from ...catalog.claims import Z_95
+from ...catalog.errors import InvalidInput, NotFound
+from ..models import one_model
+from ..nearest.target import middle
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_BLOBS = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
+COLUMNS = tuple(one for one in views.view("rotations").columns if one not in _BLOBS)
+"""Those of the view `rotations` that a list shows: its numbers by the million come one rotation at a time."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A rotation that leads from `model_a` to `model_b`. `inverse`: it is stored the other way, and turned back."""
+
+    rotation_id: int
+    model_a: str
+    model_b: str
+    site_a: str
+    site_b: str
+    width: int
+    ev_rotation: float
+    ev_shuffled: float
+    ev_exchanged: float | None
+    ev_shuffled_error: float | None
+    ev_exchanged_error: float | None
+    rank_warning: str | None
+    inverse: bool
+
+    @property
+    def explains(self) -> bool:
+        """Whether it explains more of held-out states than its nulls: one fitted on shuffled pairs, and what unrelated
+        models of one tokenizer would reach, whose types were exchanged."""
+        return beats(self.ev_rotation, self.ev_shuffled, self.ev_shuffled_error) and beats(
+            self.ev_rotation, self.ev_exchanged, self.ev_exchanged_error
+        )
+
+
+def beats(ev: float, null: float | None, error: float | None) -> bool:
+    """Whether an explained variance is above a null by more than chance, one-sided 5%; so is any above one not known.
+
+    `error` is the standard error of the difference.
+    """
+    return null is None or null != null or ev - null > Z_95 * (error or 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRotation(carry.Rotation):
+    """A rotation as numbers, x_b ~ (x_a - mean_a) matrix + mean_b for rows x, and where it comes from."""
+
+    about: Found
+
+    def states(self, x: Any) -> carry.Floats:
+        """States of A, (..., width), carried to B."""
+        return carry.carry_floats(x, self)
+
+    def directions(self, v: Any) -> carry.Floats:
+        """Directions of A, (..., width), such as a steering vector, carried to B: no mean is moved."""
+        return carry.carry_direction(v, self)
+
+
+def rows(path: Path, model: str | None = None, run_id: str | None = None) -> pa.Table:
+    """Rows of the view `rotations` without their matrices, by models and site, the oldest first; of one model on either
+    side if given, and of one run.
+
+    Raises:
+        NotFound: if there is no such model.
+    """
+    with store.reading(path) as connection:
+        condition, values = "true", []
+        if model is not None:
+            one_model(connection, model)
+            condition, values = "(x.model_a = ? OR x.model_b = ?)", [model, model]
+        if run_id is not None:
+            condition, values = condition + " AND x.run_id = ?", [*values, run_id]
+        return connection.execute(
+            f"SELECT {', '.join(f'x.{one}' for one in COLUMNS)} FROM rotations x JOIN run r USING (run_id) "
+            f"JOIN sites s ON s.model = x.model_a AND s.site = x.site_a WHERE {condition} "
+            "ORDER BY x.model_a, x.model_b, s.point = 'final_norm', s.layer NULLS FIRST, s.point, x.site_b, r.started_at, x.rotation_id",
+            values,
+        ).to_arrow_table()
+
+
+def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[Found]:
+    """The newest rotation that leads from A to B at each site of A, in the model's order.
+
+    One that is stored the other way counts, turned back, where there is none of this way.
+    """
+    stored = connection.execute(
+        "SELECT x.rotation_id, m.name, n.name, s.name, t.name, x.width, x.ev_rotation, x.ev_shuffled, x.ev_exchanged, "
+        "x.ev_shuffled_error, x.ev_exchanged_error, x.rank_warning, "
+        "s.point, s.layer, t.point, t.layer FROM rotation_row x JOIN run r USING (run_id) "
+        "JOIN site s ON s.site_id = x.site_a_id JOIN model m ON m.model_id = s.model_id "
+        "JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id "
+        "WHERE (m.name = $a AND n.name = $b) OR (m.name = $b AND n.name = $a) "
+        "ORDER BY r.started_at DESC, r.run_id, x.rotation_id",
+        {"a": model_a, "b": model_b},
+    ).fetchall()
+    found: dict[str, tuple[Any, Found]] = {}
+    for inverse in (False, True):
+        for row in stored:
+            if (row[1] != model_a) is not inverse:
+                continue
+            ident, _, _, site_a, site_b, *rest = row[:12]
+            width, ev, shuffled, exchanged, shuffled_error, exchanged_error, warning = rest
+            point, layer = row[12:14]
+            if inverse:
+                site_a, site_b = site_b, site_a
+                point, layer = row[14:16]
+            one = Found(
+                ident, model_a, model_b, site_a, site_b, width, ev, shuffled, exchanged, shuffled_error, exchanged_error,
+                warning, inverse,
+            )  # fmt: skip
+            # In the model's order.
+            found.setdefault(site_a, ((point == "final_norm", -1 if layer is None else layer, point), one))
+    return [one for _, one in sorted(found.values(), key=lambda pair: pair[0])]
+
+
+def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[Found]:
+    """`between`, of which there is to be one at least.
+
+    Raises:
+        InvalidInput: if the models are one, or there is no rotation; says how it is made.
+    """
+    if model_a == model_b:
+        raise InvalidInput(f"a rotation leads from {model_a} to another model", "name two models")
+    found = between(connection, model_a, model_b)
+    if not found:
+        widths = dict(
+            connection.execute(
+                "SELECT name, width FROM model WHERE name IN (?, ?)", [model_a, model_b]
+            ).fetchall()
+        )
+        if widths.get(model_a) != widths.get(model_b):
+            raise InvalidInput(
+                f"no rotation leads from {model_a}, of width {widths.get(model_a)}, to {model_b}, of width "
+                f"{widths.get(model_b)}",
+                "it takes two models of one width",
+            )
+        raise InvalidInput(
+            f"the catalogue has no rotation between {model_a} and {model_b} yet",
+            f"run `signarium align {model_a} {model_b} --text PATH`",
+        )
+    return found
+
+
+def at_site(found: list[Found], site: str) -> Found:
+    """That which starts at a site.
+
+    Raises:
+        NotFound: naming the sites where there is one.
+    """
+    for one in found:
+        if one.site_a == site:
+            return one
+    a, b = found[0].model_a, found[0].model_b
+    raise NotFound(
+        f"rotation from {a} to {b} at",
+        site,
+        todo=f"there is one at {', '.join(one.site_a for one in found)}; or run `signarium align {a} {b} --text PATH "
+        f"--sites {site}`",
+    )
+
+
+def load(connection: duckdb.DuckDBPyConnection, found: Found) -> carry.Rotation:
+    """The numbers of a rotation, the way that `found` says.
+
+    Raises:
+        InvalidInput: if a stored matrix has another size.
+    """
+    row = connection.execute(
+        f"SELECT width, {', '.join(_BLOBS)} FROM rotation_row WHERE rotation_id = ?", [found.rotation_id]
+    ).fetchone()
+    assert row is not None
+    stored = carry.Rotation.from_blobs(*row)
+    return stored.inverse if found.inverse else stored
+
+
+def rotation(path: Path, model_a: str, model_b: str, site: str | None = None) -> StoredRotation:
+    """The newest rotation from A to B at a site of A, or at the middle one of those that have one.
+
+    Raises:
+        InvalidInput, NotFound: naming what there is, or how it is made.
+    """
+    with store.reading(path) as connection:
+        found = some_between(connection, one_model(connection, model_a), one_model(connection, model_b))
+        one = at_site(found, site or middle([each.site_a for each in found]))
+        numbers = load(connection, one)
+        return StoredRotation(
+            **{part.name: getattr(numbers, part.name) for part in fields(numbers)}, about=one
+        )
+
+
+# ---- for a reader ---------------------------------------------------------------------------------
+
+_FIGURES = {
+    "ev_identity": "as is",
+    "ev_mean_shift": "mean",
+    "ev_rotation": "rotation",
+    "ev_affine": "linear",
+    "ev_shuffled": "shuffle",
+    "ev_exchanged": "swap",
+    "ev_token_mean": "token",
+    "halves_agreement": "halves",
+}
+_WIDE = 100
+
+
+def display(table: pa.Table, width: int | None = None) -> pa.Table:
+    """The columns of `rows` that fit a terminal's `width`, figures to three digits."""
+    import pyarrow as pa
+
+    wide = width is None or width >= _WIDE
+    kept = tuple(_FIGURES) if wide else (
+        "ev_identity", "ev_rotation", "ev_shuffled", "ev_exchanged", "halves_agreement",
+    )  # fmt: skip
+    shown = found_table(table, kept, rank=True)
+    ends = {"from": table.column("model_a"), "to": table.column("model_b")}
+    return pa.table({**ends, **dict(zip(shown.column_names, shown.columns, strict=True))})
+
+
+def found_table(table: pa.Table, kept: Sequence[str] = tuple(_FIGURES), rank: bool = False) -> pa.Table:
+    """The figures of rotations by site, all of them in 80 columns; with `rank` also a column for those that are not
+    determined, if there are any."""
+    import pyarrow as pa
+
+    listed = table.to_pylist()
+    columns: dict[str, Any] = {"site": pa.array([sites_of(row) for row in listed], pa.string())}
+    columns |= {_FIGURES[name]: rounded(table, name) for name in kept}
+    if rank and any(row["rank_warning"] is not None for row in listed):
+        columns["rank"] = pa.array(["" if row["rank_warning"] is None else "low" for row in listed])
+    return pa.table(columns)
+
+
+def sites_of(row: dict[str, Any]) -> str:
+    """Where a rotation is, in words."""
+    return row["site_a"] if row["site_a"] == row["site_b"] else f"{row['site_a']} → {row['site_b']}"
+
+
+def rounded(table: pa.Table, name: str) -> pa.Array:
+    """A column of figures to three digits."""
+    import pyarrow as pa
+
+    values = table.column(name).to_pylist()
+    return pa.array([None if one is None else round(one, 3) + 0.0 for one in values], pa.float64())
+
+
+def warnings(table: pa.Table) -> list[str]:
+    """What is to be said of the rotations of a table: undetermined ones, and those that explain no more than their null."""
+    lines = []
+    for row in table.to_pylist():
+        nulls = {"one fitted on shuffled pairs": "ev_shuffled", "with token types exchanged": "ev_exchanged"}
+        for null, name in nulls.items():
+            if not beats(row["ev_rotation"], row[name], row[f"{name}_error"]):
+                error = row[f"{name}_error"]
+                chance = "" if error is None else f", the standard error of the difference being {error:.3f}"
+                lines.append(
+                    f"{sites_of(row)}: the rotation explains {row['ev_rotation']:.3f}, not surely more than {null}: "
+                    f"{row[name]:.3f}{chance}"
+                )
+        if row["rank_warning"] is not None:
+            lines.append(f"{sites_of(row)}: {row['rank_warning']}")
+    return lines
