@@ -28,8 +28,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA),gguf,dev]"
 	@touch $@
 
-$(MODEL): tests/fetch_models.py | $(VENV)/.installed
-	$(BIN)/python tests/fetch_models.py
+$(MODEL): tests/support/fetch_models.py | $(VENV)/.installed
+	$(BIN)/python tests/support/fetch_models.py
 
 demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features and writers, flip one, align two small models, query it all
 	@mkdir -p $(DEMO)

