@@ -113,6 +113,11 @@ class Result:
         return self.err.splitlines()
 
 
+def first_on_the_path(folder: Path) -> str:
+    """PYTHONPATH with a folder before what it holds: a child imports the package from where the tests do."""
+    return os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+
+
 class Commands:
     """`run("ingest", ...)` is `python -m signarium ingest ...` in a child of the warm process."""
 
@@ -122,7 +127,7 @@ class Commands:
             # Nothing listens there: a hub id fails at once, with or without a network.
             "HF_ENDPOINT": "http://127.0.0.1:9",
             "HF_HOME": str(folder / "hub"),
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": first_on_the_path(Path(__file__).parent),
         }
         self._process = subprocess.Popen(
             [sys.executable, __file__],

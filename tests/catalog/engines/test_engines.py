@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from digest import first_on_the_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -446,7 +447,7 @@ def test_a_numba_that_does_not_load_is_left_alone(tmp_path, broken):
         "from signarium.catalog import engines;"
         "print(engines.choose(2560, 10**9, 4096, ('faiss', 'blocks')), engines.missing('blocks'))"
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = os.environ | {"PYTHONPATH": first_on_the_path(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
     )
