@@ -5,25 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 from digest import Commands, commands
-
-DECODER, ENCODER = "decoder", "encoder"
-SITES = "embed;resid_post.0,1"
-
-
-@dataclass(frozen=True)
-class Made:
-    """A catalogue with a decoder of width 44 (its codes are padded; two runs of states) and an encoder."""
-
-    path: Path
-    texts: tuple[Path, Path]
-    decoder_folder: Path
-
+from made import DECODER, ENCODER, SITES, Made
 
 IN_MEMORY = Path("/dev/shm")
 ROOM = 4 << 30

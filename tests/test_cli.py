@@ -25,7 +25,7 @@ import featured
 import pyarrow.parquet as pq
 import pytest
 import twins
-from conftest import DECODER, ENCODER, Made
+from made import DECODER, ENCODER, Made
 
 from signarium import __version__
 from signarium.catalog import engines, views

@@ -13,7 +13,7 @@ import duckdb
 import featured
 import pyarrow as pa
 import pytest
-from conftest import DECODER, ENCODER, Made
+from made import DECODER, ENCODER, Made
 
 import signarium
 from signarium.catalog import revisions

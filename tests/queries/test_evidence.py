@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import DECODER, ENCODER, Made
+from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
 
 import signarium

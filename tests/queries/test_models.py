@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from conftest import DECODER, ENCODER, Made
+from made import DECODER, ENCODER, Made
 
 import signarium
 from signarium.catalog import views

@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-from conftest import Made
+from made import Made
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import DECODER, ENCODER, Made
 from hypothesis import given
 from hypothesis import strategies as st
+from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
 
 import signarium

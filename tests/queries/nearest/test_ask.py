@@ -11,7 +11,7 @@ import duckdb
 import featured
 import numpy as np
 import pytest
-from conftest import DECODER, ENCODER, SITES, Made
+from made import DECODER, ENCODER, SITES, Made
 
 import signarium
 from signarium.catalog import index

@@ -1,0 +1,18 @@
+"""The small catalogue that the tests read (`conftest.catalogue`): what it is called and where it lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DECODER, ENCODER = "decoder", "encoder"
+SITES = "embed;resid_post.0,1"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A catalogue with a decoder of width 44 (its codes are padded; two runs of states) and an encoder."""
+
+    path: Path
+    texts: tuple[Path, Path]
+    decoder_folder: Path
