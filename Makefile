@@ -67,7 +67,7 @@ test-gpu:        ## the device paths, compared with the CPU (needs CUDA)
 lint: setup      ## style, types, import rules, generated references
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/typing/signarium && for part in __init__.py __main__.py cli.py progress.py catalog ingest migrations queries; do ln -sfn ../../../$$part build/typing/signarium/$$part; done
+	@mkdir -p build/typing/signarium && for part in __init__.py __main__.py cli.py progress.py catalog commands ingest migrations queries; do ln -sfn ../../../$$part build/typing/signarium/$$part; done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make.py --check

@@ -69,7 +69,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    from .queries.formats import visible
+    from .catalog.text import visible
 
     click.echo(visible(text), err=True)
 
@@ -136,7 +136,7 @@ def _print(
     display: Callable[[pa.Table, int | None], pa.Table] | None = None,
 ) -> None:
     """Every column to a file and for programs; what `display` makes of it as a table on stdout."""
-    from .queries import formats
+    from .commands.render import formats
 
     if output is not None:
         with formats.atomic_output(output) as out:
@@ -148,7 +148,7 @@ def _print(
 
 
 def _write(text: str, output: Path | None) -> None:
-    from .queries.formats import atomic_output
+    from .commands.render.formats import atomic_output
 
     data = text.encode("utf-8", "backslashreplace")
     if output is None:
@@ -162,7 +162,7 @@ def _print_page(
     parts: Any, page: Callable[[int | None, bool], str], format_: str, output: Path | None
 ) -> None:
     """A page for a person, cut to the terminal if it goes there, or its `parts` as a list of objects."""
-    from .queries.formats import json_text
+    from .commands.render.formats import json_text
 
     if format_ == "json":
         listed = ",\n".join(json_text(one) for one in parts)
@@ -463,7 +463,7 @@ def nearest(
     where the rotation leads. Free text is carried with its floats, all else by its signs alone, which the line on stderr
     says beside what the rotation explains and what one fitted on shuffled pairs does.
     """
-    from .queries.nearest.ask import display, summary
+    from .commands.pages.search import display, summary
 
     _check_format(format_, output)
     answer = _open(db).nearest(query, within=within, **options)
@@ -521,7 +521,7 @@ def features_group() -> None:
 @click.pass_obj
 def features_list(db: Path, format_: str, output: Path | None, **options: Any) -> None:
     """The features, the strongest first."""
-    from .queries.features.lists import display
+    from .commands.pages.lists import features as display
 
     _check_format(format_, output)
     table = _open(db).features(**options)
@@ -543,7 +543,7 @@ def features_show(db: Path, feature: str, format_: str, output: Path | None, **o
 
     FEATURE is a feature_id or a name. A name that several features have needs --model, --site or --centre.
     """
-    from .queries.page import page
+    from .commands.pages.feature import page
 
     _check_format(format_, output)
     card = _open(db).feature(feature, **options)
@@ -563,7 +563,7 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
     TOKEN is one token of the vocabulary, its leading space included, such as `" king"`, or `id:NUMBER`. A
     surprise is an agreement in standard deviations above the mean of all types.
     """
-    from .queries.features.lists import display
+    from .commands.pages.lists import features as display
 
     _check_format(format_, output)
     _print(_open(db).find(token, **options), format_, output, display)
@@ -610,7 +610,7 @@ def features_find(db: Path, token: str, format_: str, output: Path | None, **opt
 @click.pass_obj
 def features_read(db: Path, format_: str, output: Path | None, **options: Any) -> None:
     """TEXT token by token, each with the features that it has more than is usual in a text."""
-    from .queries.features.annotate import display, summary
+    from .commands.pages.reading import display, summary
 
     _check_format(format_, output)
     table = _open(db).read(**options)
@@ -646,7 +646,7 @@ def neurons_list(db: Path, format_: str, output: Path | None, **options: Any) ->
     of fair coins above 0.5, since features of few dimensions agree easily. polarity is -1 where a negative activation
     writes the feature.
     """
-    from .queries.neurons.lists import display
+    from .commands.pages.lists import neurons as display
 
     _check_format(format_, output)
     table = _open(db).neurons(**options)
@@ -667,7 +667,7 @@ def neurons_show(db: Path, neuron: str, format_: str, output: Path | None, model
 
     NEURON is block/neuron, both from 0, such as 12/305.
     """
-    from .queries.neuron_page import page
+    from .commands.pages.neuron import page
 
     _check_format(format_, output)
     card = _open(db).neuron(neuron, model=model)
@@ -719,9 +719,9 @@ def flip_command(
     FEATURE is a feature_id or a name. A name that several features have needs --model, --site or --centre. What was
     measured already is not measured again, and a flip that was cut short goes on where it stopped.
     """
+    from .commands.pages.feature import flips
     from .progress import Display
     from .queries.features.card import show
-    from .queries.page import flips
 
     global _resumes
     _check_format(format_, output)
@@ -821,8 +821,9 @@ def align_command(
     align that was cut short goes on where it stopped.
     """
     from .catalog.errors import InvalidInput
+    from .commands.pages.lists import rotations_by_site, warnings
     from .progress import Display
-    from .queries.rotations.stored import found_table, rows, warnings
+    from .queries.rotations.stored import rows
 
     if steer is not None and no_steer:
         raise InvalidInput("--steer and --no-steer contradict each other", "pass one of them")
@@ -841,7 +842,7 @@ def align_command(
     if report.already:
         _say("fitted before: nothing was run")
     table = rows(db, run_id=report.run_id)
-    _print(table, format_, None, lambda table, _: found_table(table))
+    _print(table, format_, None, lambda table, _: rotations_by_site(table))
     for line in warnings(table):
         _say(line)
     for file in report.outputs:
@@ -859,7 +860,7 @@ def rotations_group() -> None:
 @click.pass_obj
 def rotations_list(db: Path, format_: str, output: Path | None, model: str | None) -> None:
     """The rotations by models and site; their matrices are in the view `rotations`."""
-    from .queries.rotations.stored import display
+    from .commands.pages.lists import rotations as display
 
     _check_format(format_, output)
     _print(_open(db).rotations(model), format_, output, display)
@@ -877,7 +878,7 @@ def rotations_show(
     db: Path, model_a: str, model_b: str, format_: str, output: Path | None, site: str | None
 ) -> None:
     """One rotation: what it explains, whether it is determined, what it carries, and what that steers."""
-    from .queries.rotation_page import page
+    from .commands.pages.rotation import page
     from .queries.rotations.card import show
 
     _check_format(format_, output)
@@ -980,7 +981,7 @@ def sae_add(db: Path, file: Path, model: str, site: str, name: str | None) -> No
         report = _open(db).add_sae(file, model=model, site=site, name=name, progress=display)
     for note in report.notes:
         _say(note)
-    from .queries.formats import visible
+    from .catalog.text import visible
 
     what = f"{visible(report.name)}: {report.n_features:,} directions of {report.model} at {report.site}"
     click.echo(f"{what} are in {db}" + (" already" if report.already else ""))
@@ -993,7 +994,7 @@ def sae_add(db: Path, file: Path, model: str, site: str, name: str | None) -> No
 @click.pass_obj
 def evidence(db: Path, model: str | None, measured: bool, format_: str, output: Path | None) -> None:
     """Claim by claim: the published figure, the one here, its control, and whether the claim survives."""
-    from .queries.evidence import page
+    from .commands.pages.evidence import page
 
     _check_format(format_, output)
     table = _open(db).evidence(model, measured=measured)
@@ -1032,12 +1033,12 @@ def _listing(name: str, about: str, per_model: bool, group: click.Group | None =
     @output_options
     @click.pass_obj
     def show(db: Path, format_: str, output: Path | None, model: str | None = None) -> None:
-        from .queries.models import display
+        from .commands.pages.lists import view_rows
 
         _check_format(format_, output)
         catalogue = _open(db)
         table = getattr(catalogue, name)(model) if per_model else getattr(catalogue, name)()
-        _print(table, format_, output, lambda table, width: display(name, table, width))
+        _print(table, format_, output, lambda table, width: view_rows(name, table, width))
 
     if per_model:
         model_option(show)
@@ -1062,10 +1063,10 @@ def db_group() -> None:
 @click.pass_obj
 def db_info(db: Path, format_: str, output: Path | None) -> None:
     """Sizes and counts."""
-    from .queries.models import display
+    from .commands.pages.lists import info as display
 
     _check_format(format_, output)
-    _print(_open(db).info(), format_, output, lambda table, width: display("info", table, width))
+    _print(_open(db).info(), format_, output, display)
 
 
 @db_group.command("verify")
@@ -1122,7 +1123,7 @@ def db_index(db: Path, engines: bool, format_: str, output: Path | None) -> None
         raise SignariumError(f"{len(notes)} indexes were not built: {notes[0]}", "mend that and run it again")
     _say(f"the indexes of {db} are complete")
     if engines:
-        from .queries.engines import display
+        from .commands.pages.lists import engines as display
 
         table = _open(db).engines()
         for line in dict.fromkeys(filter(None, table.column("missing").to_pylist())):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .queries.formats import visible
+from .catalog.text import visible
 
 if TYPE_CHECKING:
     from .ingest.run import Estimate

@@ -41,22 +41,5 @@ def engines(path: Path) -> pa.Table:
     return pa.table(columns)
 
 
-def display(table: pa.Table, width: int | None = None) -> pa.Table:  # noqa: ARG001
-    """What a person wants to see: milliseconds of the engines that can run."""
-    import pyarrow as pa
-
-    columns = {name: table.column(name) for name in ("width", "codes", "queries", "engine")}
-    for name in _engines.NAMES:
-        seconds = table.column(_column(name)).to_pylist()
-        if any(one is not None for one in seconds):
-            columns[f"{name} ms"] = pa.array([None if one is None else _digits(1e3 * one) for one in seconds])
-    return pa.table(columns)
-
-
 def _column(name: str) -> str:
     return f"{name.replace('-', '_')}_s"
-
-
-def _digits(value: float) -> float:
-    """To three significant digits."""
-    return float(f"{value:.3g}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..catalog import index, store, views
 from ..catalog.errors import InvalidInput, NotFound
@@ -43,52 +42,6 @@ def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
     if name not in names:
         raise NotFound("model", name, names)
     return name
-
-
-_SHOWN = {
-    "models": ("name", "architecture", "width", "n_layers", "dtype", "source"),
-    "runs": ("run_id", "job", "model", "status", "tokens", "tokens_per_s", "started_at"),
-    "sites": ("model", "site", "point", "layer", "width"),
-    "saes": ("name", "model", "site", "n_features", "seed", "source"),
-}
-"""What a terminal shows of a view; every other format has all of it."""
-_NARROW = 100
-
-
-def display(view: str, table: pa.Table, width: int | None = None) -> pa.Table:
-    """The columns of `rows(view)` or `info()` that a person wants to see, in words that fit `width` cells."""
-    import pyarrow as pa
-
-    if view == "info":
-        pairs = [_spelled(row["what"], row["value"]) for row in table.to_pylist()]
-        return pa.table({"what": [one for one, _ in pairs], "value": [one for _, one in pairs]})
-    table = table.select(list(_SHOWN[view]))
-    if view in ("models", "saes"):
-        sources = table.column("source").to_pylist()
-        if width is not None:
-            # The end of a path says more than its start, and a table is cut at the end.
-            sources = [os.path.basename(one.rstrip("/")) if os.path.isabs(one) else one for one in sources]
-        table = _replaced(table, "source", "source", sources)
-    if view == "runs":
-        form = "%m-%d %H:%M" if width is not None and width < _NARROW else "%Y-%m-%d %H:%M"
-        started = [one.strftime(form) for one in table.column("started_at").to_pylist()]
-        rates = table.column("tokens_per_s").to_pylist()
-        table = _replaced(table, "started_at", "started", started)
-        table = _replaced(
-            table, "tokens_per_s", "tokens/s", [None if one is None else round(one) for one in rates]
-        )
-    return table
-
-
-def _replaced(table: pa.Table, name: str, new_name: str, values: list[Any]) -> pa.Table:
-    return table.set_column(table.column_names.index(name), new_name, [values])
-
-
-def _spelled(what: str, value: str) -> tuple[str, str]:
-    if what.endswith("bytes"):
-        size = what.removesuffix("bytes").strip()
-        return (f"{size} size".strip(), f"{int(value) / 1e6:,.1f} MB")
-    return (what, f"{int(value):,}" if what not in ("catalogue", "schema") else value)
 
 
 def rows(path: Path, view: str, model: str | None = None) -> pa.Table:

@@ -367,7 +367,7 @@ def _run(connection: duckdb.DuckDBPyConnection, statement: Any, request: dict[st
     if request["format"] in ("arrow", "parquet"):
         rows = _write_arrow(result, request["format"], pipe)
     else:
-        from .formats import write_rows
+        from ..commands.render.formats import write_rows
 
         rows = write_rows(
             [column[0] for column in result.description or []],
@@ -401,7 +401,7 @@ def _write_arrow(result: duckdb.DuckDBPyConnection, format: str, pipe: Pipe) -> 
             return rows
         import pyarrow.parquet as pq
 
-        from .formats import unique_names
+        from ..commands.render.formats import unique_names
 
         schema = pa.schema(
             [f.with_name(n) for f, n in zip(reader.schema, unique_names(reader.schema.names), strict=True)]

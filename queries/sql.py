@@ -32,7 +32,8 @@ from ..catalog.errors import (
     QueryRefused,
     SignariumError,
 )
-from .formats import FORMATS, atomic_output, is_terminal, visible
+from ..catalog.text import visible
+from ..commands.render.formats import FORMATS, atomic_output, is_terminal
 from .sandbox import CHUNK, DATA, DONE, FAILED, HEADER, OPENED
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from .formats import visible
+from ..catalog.text import spelled
 
 if TYPE_CHECKING:
     import duckdb
@@ -16,11 +16,6 @@ FIRST = 5
 
 Lists: TypeAlias = dict[tuple[int, str, str], list[str]]
 """Tokens in order of rank by item, source (`float`, `sign`) and direction (`up`, `down`)."""
-
-
-def spelled(token: str | None, token_id: int) -> str:
-    """A token in quotes, safe for a terminal, or its id where its text is unknown."""
-    return f"id:{token_id}" if token is None else f'"{visible(token)}"'
 
 
 def table_of(

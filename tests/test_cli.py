@@ -30,7 +30,7 @@ from made import DECODER, ENCODER, Made
 from signarium import __version__
 from signarium.catalog import engines, views
 from signarium.cli import FORMATS, cli, main
-from signarium.queries.formats import FORMATS as RENDERED
+from signarium.commands.render.formats import FORMATS as RENDERED
 from signarium.queries.nearest import ask as nearest
 
 LISTING = {

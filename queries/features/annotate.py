@@ -16,7 +16,7 @@ from ..models import one_model
 from ..nearest.masked import differing_each
 from ..nearest.target import Target
 from .lists import LEAST
-from .resolve import Features, features_at, none_yet, quoted_name, resolve_features
+from .resolve import Features, features_at, none_yet, resolve_features
 
 if TYPE_CHECKING:
     import duckdb
@@ -173,32 +173,3 @@ def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: Fe
         if (str(ident), "mean") in found and (str(ident), "std") in found:
             mean[i], std[i] = found[str(ident), "mean"], found[str(ident), "std"]
     return Features(there.ids, there.patterns, there.n_dims, mean, std)
-
-
-# ---- for a reader ---------------------------------------------------------------------------------
-
-
-def summary(table: pa.Table) -> str:
-    """One line that says where the text was read."""
-    row = table.slice(0, 1).to_pylist()[0]
-    return f"features of {row['model']} at {row['site']}, centre {row['centre']}; agreement behind each"
-
-
-def display(table: pa.Table) -> pa.Table:
-    """One row a token: position, token, and its features with their agreements, for the renderer to cut."""
-    import pyarrow as pa
-
-    lines: dict[tuple[int, int], tuple[str, bool, list[str]]] = {}
-    for row in table.to_pylist():
-        _, _, shown = lines.setdefault((row["chunk"], row["position"]), (row["token"], row["is_first"], []))
-        if row["rank"] is not None:
-            shown.append(f"{quoted_name(row['name'])} {row['agreement']:.2f}")
-    columns: dict[str, Any] = {}
-    if any(chunk for chunk, _ in lines):
-        columns["chunk"] = [chunk for chunk, _ in lines]
-    columns["position"] = [position for _, position in lines]
-    columns["token"] = [token for token, _, _ in lines.values()]
-    columns["features"] = [
-        "  ".join(shown) or ("(first position)" if is_first else "") for _, is_first, shown in lines.values()
-    ]
-    return pa.table(columns)

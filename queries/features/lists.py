@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from ...catalog import codes, store
 from ...catalog.errors import InvalidInput, NotFound
 from ..models import one_model
 from ..nearest.start import token_id, unquoted
-from .resolve import COLUMNS, narrow, quoted_name, rows_of
+from .resolve import COLUMNS, narrow, rows_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -171,50 +171,3 @@ def _type_codes(
         f"(SELECT rowid FROM code_row WHERE item = {item} AND code_set_id IN ({listed}))"
     ).fetchall()
     return {sets[ident]: np.frombuffer(code, dtype=np.uint8) for ident, code in rows}
-
-
-# ---- for a reader ---------------------------------------------------------------------------------
-
-_WIDE = 110
-
-
-def display(table: pa.Table, width: int | None = None) -> pa.Table:
-    """The columns of `list_features` or `find` that fit a terminal's `width`, figures to three digits."""
-    import pyarrow as pa
-
-    wide = width is None or width >= _WIDE
-    found = "agreement" in table.column_names
-    columns: dict[str, Any] = {}
-    if found and wide:
-        columns["rank"] = table.column("rank")
-    for name, digits in (("agreement", 3), ("surprise", 2)) if found else ():
-        columns[name] = _rounded(table.column(name).to_pylist(), digits)
-    columns["feature_id"] = table.column("feature_id")
-    columns["name"] = [quoted_name(one) for one in table.column("name").to_pylist()]
-    for name in ("kind", "model", "site", "centre"):
-        several = len(set(table.column(name).to_pylist())) > 1
-        if width is None or name == "site" or (several and (wide or name == "centre")):
-            columns[name] = table.column(name)
-    if wide or not found:
-        columns["dims"] = table.column("n_dims")
-    shown = {"best_dim_auc": "best dim", "auc_held_out": "held out", "auc_rotated": "rotated"}
-    for name, heading in shown.items():
-        if width is None or (not found and (wide or name == "auc_held_out")):
-            columns[heading] = _rounded(table.column(name).to_pylist(), 3)
-    columns["survives"] = verdicts(table)
-    return pa.table(columns)
-
-
-def _rounded(values: list[Any], digits: int) -> list[Any]:
-    return [round(one, digits) if isinstance(one, float) else one for one in values]
-
-
-def verdicts(table: pa.Table) -> list[str]:
-    """What `survives` says, but for those that were not tested."""
-    tested = zip(table.column("survives").to_pylist(), table.column("p_value").to_pylist(), strict=True)
-    return ["untested" if unknown(p) else "yes" if one else "no" for one, p in tested]
-
-
-def unknown(value: float | None) -> bool:
-    """Whether a figure is missing: NULL, or no number."""
-    return value is None or value != value

@@ -15,10 +15,9 @@ from ...catalog.bulk import code_matrix
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import neuron_item
 from ..features.resolve import features_at, rows_of
-from ..summary import summary
 from ..words import raised
 from . import masked
-from .answers import Answer, answer_rows, contexts, display
+from .answers import Answer, answer_rows, contexts
 from .masked import Pattern
 from .plan import plan
 from .polarity import either, nearer, opposite
@@ -43,14 +42,12 @@ __all__ = [
     "StoredQuery",
     "Target",
     "contexts",
-    "display",
     "item_name",
     "nearest",
     "parse_query",
     "resolve",
     "search",
     "search_all",
-    "summary",
 ]
 
 

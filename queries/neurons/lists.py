@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ...catalog import store
 from ...catalog.errors import InvalidInput, NotFound
 from ...catalog.ids import NEURON_BITS, neuron_item
-from ..features.resolve import quoted_name
 from ..models import one_model
 from ..nearest.ask import search_in
 from ..nearest.start import neuron_code, parse_neuron
@@ -226,40 +225,3 @@ def nearest_by_chance(width: int, n: int) -> int:
         if 2 * total >= 1 or math.log1p(-2 * total) <= wanted or d >= width // 2:
             return d
         d += 1
-
-
-# ---- for a reader ---------------------------------------------------------------------------------
-
-_WIDE = 100
-
-
-def display(table: pa.Table, width: int | None = None) -> pa.Table:
-    """The columns of `list_neurons` that fit a terminal's `width`, figures to three digits."""
-    import pyarrow as pa
-
-    rows = table.to_pylist()
-
-    def rounded(name: str, digits: int) -> list[float | None]:
-        return [None if row[name] is None else round(row[name], digits) for row in rows]
-
-    wide = width is None or width >= _WIDE
-    columns: dict[str, Any] = {
-        "neuron": [f"{row['layer']}/{row['neuron']}" for row in rows],
-        "norm": rounded("norm", 3),
-        "features": [row["features"] for row in rows],
-    }
-    if not any(row["features"] for row in rows):
-        return pa.table({name: columns[name] for name in ("neuron", "norm")})
-    columns |= {
-        "polarity" if wide else "pol": [row["polarity"] for row in rows],
-        "agreement" if wide else "agree": rounded("best_agreement", 3),
-        "surprise": rounded("surprise", 2),
-    }
-    if wide:
-        columns["dims"] = [row["best_n_dims"] for row in rows]
-    columns["feature_id"] = [row["best_feature_id"] for row in rows]
-    columns["best feature" if wide else "feature"] = pa.array(
-        [None if row["best_feature"] is None else quoted_name(row["best_feature"]) for row in rows],
-        pa.string(),
-    )
-    return pa.table(columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,75 +201,3 @@ def rotation(path: Path, model_a: str, model_b: str, site: str | None = None) ->
         return StoredRotation(
             **{part.name: getattr(numbers, part.name) for part in fields(numbers)}, about=one
         )
-
-
-# ---- for a reader ---------------------------------------------------------------------------------
-
-_FIGURES = {
-    "ev_identity": "as is",
-    "ev_mean_shift": "mean",
-    "ev_rotation": "rotation",
-    "ev_affine": "linear",
-    "ev_shuffled": "shuffle",
-    "ev_exchanged": "swap",
-    "ev_token_mean": "token",
-    "halves_agreement": "halves",
-}
-_WIDE = 100
-
-
-def display(table: pa.Table, width: int | None = None) -> pa.Table:
-    """The columns of `rows` that fit a terminal's `width`, figures to three digits."""
-    import pyarrow as pa
-
-    wide = width is None or width >= _WIDE
-    kept = tuple(_FIGURES) if wide else (
-        "ev_identity", "ev_rotation", "ev_shuffled", "ev_exchanged", "halves_agreement",
-    )  # fmt: skip
-    shown = found_table(table, kept, rank=True)
-    ends = {"from": table.column("model_a"), "to": table.column("model_b")}
-    return pa.table({**ends, **dict(zip(shown.column_names, shown.columns, strict=True))})
-
-
-def found_table(table: pa.Table, kept: Sequence[str] = tuple(_FIGURES), rank: bool = False) -> pa.Table:
-    """The figures of rotations by site, all of them in 80 columns; with `rank` also a column for those that are not
-    determined, if there are any."""
-    import pyarrow as pa
-
-    listed = table.to_pylist()
-    columns: dict[str, Any] = {"site": pa.array([sites_of(row) for row in listed], pa.string())}
-    columns |= {_FIGURES[name]: rounded(table, name) for name in kept}
-    if rank and any(row["rank_warning"] is not None for row in listed):
-        columns["rank"] = pa.array(["" if row["rank_warning"] is None else "low" for row in listed])
-    return pa.table(columns)
-
-
-def sites_of(row: dict[str, Any]) -> str:
-    """Where a rotation is, in words."""
-    return row["site_a"] if row["site_a"] == row["site_b"] else f"{row['site_a']} → {row['site_b']}"
-
-
-def rounded(table: pa.Table, name: str) -> pa.Array:
-    """A column of figures to three digits."""
-    import pyarrow as pa
-
-    values = table.column(name).to_pylist()
-    return pa.array([None if one is None else round(one, 3) + 0.0 for one in values], pa.float64())
-
-
-def warnings(table: pa.Table) -> list[str]:
-    """What is to be said of the rotations of a table: undetermined ones, and those that explain no more than their null."""
-    lines = []
-    for row in table.to_pylist():
-        nulls = {"one fitted on shuffled pairs": "ev_shuffled", "with token types exchanged": "ev_exchanged"}
-        for null, name in nulls.items():
-            if not beats(row["ev_rotation"], row[name], row[f"{name}_error"]):
-                error = row[f"{name}_error"]
-                chance = "" if error is None else f", the standard error of the difference being {error:.3f}"
-                lines.append(
-                    f"{sites_of(row)}: the rotation explains {row['ev_rotation']:.3f}, not surely more than {null}: "
-                    f"{row[name]:.3f}{chance}"
-                )
-        if row["rank_warning"] is not None:
-            lines.append(f"{sites_of(row)}: {row['rank_warning']}")
-    return lines

@@ -11,8 +11,9 @@ from made import DECODER, ENCODER, Made
 import signarium
 from signarium.catalog import views
 from signarium.catalog.errors import CatalogueMissing, InvalidInput, NotACatalogue, NotFound
+from signarium.commands.pages import lists
+from signarium.commands.render.formats import rendered
 from signarium.queries import models
-from signarium.queries.formats import rendered
 
 
 @pytest.mark.parametrize("view", ["models", "runs", "sites", "code_sets"])
@@ -58,7 +59,7 @@ def test_a_catalogue_without_a_model(tmp_path: Path) -> None:
     path = empty(tmp_path / "empty.duckdb")
     assert models.rows(path, "models").num_rows == 0
     for view in ("models", "runs", "sites"):
-        assert "(0 rows)" in rendered(models.display(view, models.rows(path, view), 80), width=80)
+        assert "(0 rows)" in rendered(lists.view_rows(view, models.rows(path, view), 80), width=80)
     with pytest.raises(InvalidInput, match="no model yet: run `signarium ingest MODEL`"):
         signarium.open(path).nearest("state:3")
 
@@ -82,7 +83,7 @@ def test_not_a_catalogue(tmp_path: Path) -> None:
     ],
 )
 def test_display_fits(catalogue: Made, view: str, columns: list[str], width: int | None) -> None:
-    table = models.display(view, models.rows(catalogue.path, view), width)
+    table = lists.view_rows(view, models.rows(catalogue.path, view), width)
     assert table.column_names == columns
     text = rendered(table, width=width)
     assert "hidden" not in text
@@ -93,12 +94,12 @@ def test_display_fits(catalogue: Made, view: str, columns: list[str], width: int
 def test_display_of_runs_and_info(catalogue: Made) -> None:
     row = models.rows(catalogue.path, "runs").to_pylist()[0]
     narrow, wide = (
-        models.display("runs", models.rows(catalogue.path, "runs"), w).to_pylist()[0] for w in (80, 120)
+        lists.view_rows("runs", models.rows(catalogue.path, "runs"), w).to_pylist()[0] for w in (80, 120)
     )
     assert narrow["started"] == row["started_at"].strftime("%m-%d %H:%M")
     assert wide["started"] == row["started_at"].strftime("%Y-%m-%d %H:%M")
     assert wide["tokens/s"] == round(row["tokens_per_s"])
-    info = dict(zip(*models.display("info", models.info(catalogue.path)).to_pydict().values(), strict=True))
+    info = dict(zip(*lists.info(models.info(catalogue.path)).to_pydict().values(), strict=True))
     assert info["size"].endswith(" MB") and info["index size"].endswith(" MB")
     assert info["codes"] == f"{int(models.info(catalogue.path).to_pydict()['value'][8]):,}"
     assert info["catalogue"] == str(catalogue.path)

@@ -23,11 +23,13 @@ import signarium
 from signarium.catalog import views
 from signarium.catalog.codes import agreement
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError, TextError
+from signarium.commands.pages import lists as pages
+from signarium.commands.pages import reading
+from signarium.commands.pages.feature import page
+from signarium.commands.render.formats import json_text, rendered
 from signarium.queries.features import annotate
 from signarium.queries.features import lists as features
-from signarium.queries.formats import json_text, rendered
 from signarium.queries.nearest import masked
-from signarium.queries.page import page
 
 TEXT = "The king saw another sea, and the queen saw it too."
 
@@ -358,7 +360,7 @@ def test_find_errors(c: signarium.Catalogue, token: str, given: dict[str, Any], 
 @pytest.mark.parametrize("width", [80, 120, None])
 def test_lists_fit_a_terminal(c: signarium.Catalogue, width: int | None) -> None:
     for table in (c.features(), c.find(" king", model=DECODER, least=0)):
-        text = rendered(features.display(table, width), width=width)
+        text = rendered(pages.features(table, width), width=width)
         assert "hidden" not in text and "mask" not in text
         assert width is None or max(map(cell_len, text.splitlines())) <= width
 
@@ -499,16 +501,16 @@ def test_long_texts_are_read_in_windows(c: signarium.Catalogue, tmp_path: Path) 
     table = c.read(file=file, model=DECODER, context=16, device="cpu")
     rows = table.to_pylist()
     assert max(row["position"] for row in rows) == 15 and max(row["chunk"] for row in rows) > 1
-    shown = annotate.display(table)
+    shown = reading.display(table)
     assert shown.column_names == ["chunk", "position", "token", "features"]
-    assert annotate.display(c.read(TEXT, model=DECODER)).column_names == ["position", "token", "features"]
+    assert reading.display(c.read(TEXT, model=DECODER)).column_names == ["position", "token", "features"]
     assert (
         shown.column("features").to_pylist().count("(first position)")
         == max(row["chunk"] for row in rows) + 1
     )
     text = rendered(shown, width=80)
     assert max(map(cell_len, text.splitlines())) <= 80
-    assert "decoder at resid_post.1, centre zero" in annotate.summary(table)
+    assert "decoder at resid_post.1, centre zero" in reading.summary(table)
 
 
 def test_read_errors(c: signarium.Catalogue, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import signarium
 from signarium.catalog import carry
 from signarium.catalog.codes import hamming, pack, unpack
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
+from signarium.commands.pages import search as search_page
 from signarium.queries.nearest import ask as nearest
 
 ALL = 10_000
@@ -100,7 +101,7 @@ def test_the_other_way_is_turned_back(made: Twins, c: signarium.Catalogue) -> No
     answer = c.nearest(f"state:{BASE + 7}", model=ALPHA, across=BETA, site=site, k=ALL)
     assert answered(answer) == ordered(pack(made.states[BETA, site]), carried, BASE)
     assert answer.across is not None and answer.across.rotation.inverse
-    assert "carried by the inverse of the rotation from beta at resid_post.2" in nearest.summary(answer)
+    assert "carried by the inverse of the rotation from beta at resid_post.2" in search_page.summary(answer)
     back = c.nearest(f"state:{BASE + 7}", model=BETA, across=ALPHA, site=site)
     assert back.across is not None and not back.across.rotation.inverse
     assert back.table.column("state_id")[0].as_py() == BASE + 7
@@ -122,7 +123,7 @@ def test_types_and_codes(made: Twins, c: signarium.Catalogue) -> None:
     assert answer.target.view == "types" and answer.target.site == site and answer.target.centre == "mean"
     carried = by_hand(made, site, pack(made.types[ALPHA, site][7] - away[ALPHA]), away[ALPHA], away[BETA])
     assert answered(answer) == ordered(pack(made.types[BETA, site] - away[BETA]), carried)
-    assert "a type stands at one" in nearest.summary(answer)
+    assert "a type stands at one" in search_page.summary(answer)
     code = pack(made.states[ALPHA, site][9])
     same = c.nearest(f"code:{code.tobytes().hex()}", model=ALPHA, across=BETA, site=site, k=ALL)
     state = c.nearest(f"state:{BASE + 9}", model=ALPHA, across=BETA, site=site, k=ALL)
@@ -143,7 +144,9 @@ def test_a_feature_is_carried_as_a_direction(made: Twins, c: signarium.Catalogue
     assert answer.target.view == "types" and answer.target.centre == "mean"
     wrong = (((x - x.mean(0)) > 0) != made.polarity)[:, made.mask.astype(bool)].sum(1)
     assert answered(answer) == sorted((int(d), i) for i, d in enumerate(wrong))
-    assert "searched feature 1000, animal: 12 dimensions, of alpha at resid_post.1" in nearest.summary(answer)
+    assert "searched feature 1000, animal: 12 dimensions, of alpha at resid_post.1" in search_page.summary(
+        answer
+    )
     for within in ("states", "neurons", "unembedding", "directions"):
         assert c.nearest(f"feature:{twins.FEATURE}", across=BETA, within=within, k=3).table.num_rows == 3
     with pytest.raises(InvalidInput, match="not searched with a feature"):
@@ -191,7 +194,7 @@ def test_free_text_is_carried_with_its_floats(made: Twins) -> None:
     assert answered(answer)[0] == (0, BASE + 11)
     assert [(one.model, one.site) for one in places] == [(ALPHA, site)]
     assert answer.across is not None and not answer.across.signs_alone
-    assert "signs alone" not in nearest.summary(answer)
+    assert "signs alone" not in search_page.summary(answer)
     with pytest.raises(InvalidInput, match="free text"):
         nearest.nearest(made.path, "words", model=ALPHA, across=BETA)
 
@@ -213,13 +216,13 @@ def test_the_usual_site_and_the_newest_rotation(c: signarium.Catalogue) -> None:
 
 
 def test_the_line_says_what_the_rotation_is_worth(c: signarium.Catalogue) -> None:
-    line = nearest.summary(c.nearest(f"state:{BASE + 5}", model=ALPHA, across=BETA, site=SITES[1]))
+    line = search_page.summary(c.nearest(f"state:{BASE + 5}", model=ALPHA, across=BETA, site=SITES[1]))
     assert line == (
         f"states of beta at resid_post.1, centre zero: 400 codes of 60 bits; searched state {BASE + 5}, of alpha at "
         "resid_post.1, centre zero, its signs alone; carried by the rotation at resid_post.1: held-out explained variance 0.750, "
         "fitted on shuffled pairs -0.800, with token types exchanged 0.100"
     )
-    line = nearest.summary(c.nearest(f"state:{BASE + 5}", model=ALPHA, across=BETA, site=SITES[0]))
+    line = search_page.summary(c.nearest(f"state:{BASE + 5}", model=ALPHA, across=BETA, site=SITES[0]))
     assert "not surely more than its nulls" in line and "beware: 3 of 60 dimensions vary" in line
 
 
@@ -316,7 +319,7 @@ def test_directions_are_searched_in_their_model(made: Twins, c: signarium.Catalo
     assert answered(states) == ordered(pack(made.states[ALPHA, SITES[1]]), pack(made.dictionary[3] + 1), BASE)
     neurons = c.nearest("neuron:1/3", model=ALPHA, within="directions", k=3)
     assert "polarity" in neurons.table.column_names
-    shown = nearest.display(answer, 80)
+    shown = search_page.display(answer, 80)
     assert shown.column_names == ["rank", "distance", "name", "feature", "norm"]
     for other in ('type:" t7"', f"feature:{twins.FEATURE}", "code:" + "00" * 8):
         options = {} if other.startswith("feature") else {"model": ALPHA}

@@ -18,6 +18,7 @@ from signarium.catalog import index
 from signarium.catalog.codes import hamming
 from signarium.catalog.engines import blocks
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
+from signarium.commands.pages import search as search_page
 from signarium.queries.nearest import ask as nearest
 from signarium.queries.nearest import where as conditions
 
@@ -247,7 +248,9 @@ def test_choices(c: signarium.Catalogue) -> None:
     assert (state.target.view, state.target.site, state.target.centre) == ("states", "resid_post.1", "zero")
     assert c.nearest('type:" king"', model=DECODER).target.view == "types"
     assert c.nearest("code:" + "00" * 6, model=DECODER).target.view == "states"
-    assert nearest.summary(state) == "states of decoder at resid_post.1, centre zero: 1,956 codes of 44 bits"
+    assert (
+        search_page.summary(state) == "states of decoder at resid_post.1, centre zero: 1,956 codes of 44 bits"
+    )
 
 
 def test_only_model_is_chosen_and_zero_where_there_is_no_mean(catalogue: Made, tmp_path: Path) -> None:
@@ -369,7 +372,7 @@ def test_feature_equals_numpy_in_every_view(
             f"feature:{one.name}", within=within, k=5, where=where, site=one.site, centre=one.centre
         )
         assert answered(few) == expected[:5]
-        assert f"feature {one.feature_id}" in nearest.summary(few)
+        assert f"feature {one.feature_id}" in search_page.summary(few)
 
 
 @pytest.mark.parametrize("where", [None, "kind = 'category' AND n_dims > 1", "survives", "false"])
@@ -411,11 +414,11 @@ def test_features_of_a_code_equal_numpy(
         assert answer.table.column_names == ["rank", "distance", "agreement", *c.features().column_names]
         limited = c.nearest(text, within="features", model=DECODER, where=where, k=1)
         assert limited.table.num_rows == min(1, len(expected)) and limited.searched == len(expected)
-        assert "over 44 dimensions" in nearest.summary(answer)
-        from signarium.queries.formats import rendered
+        assert "over 44 dimensions" in search_page.summary(answer)
+        from signarium.commands.render.formats import rendered
 
         for width in (80, 120):
-            lines = rendered(nearest.display(answer, width), width=width).splitlines()
+            lines = rendered(search_page.display(answer, width), width=width).splitlines()
             assert max(map(len, lines)) <= width and "hidden" not in lines[-2]
 
 
@@ -628,7 +631,7 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
     exact = {item: distance for distance, item in answered(c.nearest('type:" king"', k=ALL, **AT))}
     assert answer.recall is not None and 0 <= answer.recall <= 1
     assert all(exact[item] == distance for distance, item in answered(answer))
-    assert "recall" in nearest.summary(answer)
+    assert "recall" in search_page.summary(answer)
     with pytest.raises(InvalidInput, match="cannot be filtered: leave out --approximate or --where"):
         c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
 
@@ -734,10 +737,10 @@ def test_no_context_for_what_is_no_state(c: signarium.Catalogue) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 def test_display_keeps_the_mark_in_sight(c: signarium.Catalogue, width: int) -> None:
-    from signarium.queries.formats import rendered
+    from signarium.commands.render.formats import rendered
 
     answer = c.nearest('type:" king"', within="states", k=100, **AT)
-    shown = nearest.display(answer, width)
+    shown = search_page.display(answer, width)
     assert shown.column_names == ["rank", "distance", "state_id", "position", "context"]
     for row, token in zip(shown.to_pylist(), answer.table.column("token").to_pylist(), strict=True):
         assert f"«{token.lstrip(' ') or token}»" in row["context"]

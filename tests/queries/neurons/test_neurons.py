@@ -23,12 +23,15 @@ import signarium
 from signarium.catalog import views
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
 from signarium.catalog.index import CodeIndex
-from signarium.queries import chart, neuron_page
-from signarium.queries.formats import json_text, rendered
+from signarium.commands.pages import lists as pages
+from signarium.commands.pages import neuron as neuron_page
+from signarium.commands.pages import search as search_page
+from signarium.commands.pages.feature import flips, page
+from signarium.commands.render import chart
+from signarium.commands.render.formats import json_text, rendered
 from signarium.queries.nearest import ask as nearest
 from signarium.queries.nearest import masked, polarity
 from signarium.queries.neurons import lists as neurons
-from signarium.queries.page import flips, page
 
 ALL = 10_000
 
@@ -150,7 +153,7 @@ def test_neurons_near_a_type(c: signarium.Catalogue, causes: featured.Causes, wh
         half = [one for one in expected if one[0] == 22]
         assert len(half) >= 2 and all(one[2] == 1 for one in half), "an exact half counts as it is"
     assert answer.place is not None and (answer.place.site, answer.place.centre) == ("resid_post.1", "mean")
-    assert "either polarity" in nearest.summary(answer) and nearest.summary(answer).endswith(
+    assert "either polarity" in search_page.summary(answer) and search_page.summary(answer).endswith(
         'type " king", at resid_post.1, centre mean'
     )
     few = c.nearest('type:" king"', within="neurons", model=DECODER, where=where, k=3)
@@ -230,7 +233,7 @@ def test_a_feature_and_a_direction_against_directions(
     one = rows[0]
     answer = c.nearest(f"feature:{one.feature_id}", within="neurons", k=ALL)
     assert answered(answer) == expected_of(causes.neurons, causes.neuron_items, one.polarity, one.mask)
-    assert f"at {one.site}, centre {one.centre}" in nearest.summary(answer)
+    assert f"at {one.site}, centre {one.centre}" in search_page.summary(answer)
     answer = c.nearest(f"feature:{one.feature_id}", within="unembedding", k=ALL)
     wrong = ((causes.unembedding != one.polarity) & (one.mask == 1)).sum(1)
     assert [row[:2] for row in answered(answer)] == sorted((int(d), i) for i, d in enumerate(wrong))
@@ -255,7 +258,7 @@ def test_a_state_and_a_free_text_against_neurons(c: signarium.Catalogue, causes:
         encode.return_value.token, encode.return_value.position, encode.return_value.n_tokens = " king", 3, 4
         text = c.nearest("the king", within="neurons", model=DECODER, k=ALL)
         assert encode.call_args.args[1:4] == (DECODER, "resid_post.1", "zero")
-    assert answered(text) == answered(answer) and "at resid_post.1, centre zero" in nearest.summary(text)
+    assert answered(text) == answered(answer) and "at resid_post.1, centre zero" in search_page.summary(text)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +332,10 @@ def test_answers_fit_a_terminal(c: signarium.Catalogue, width: int | None) -> No
         ("neuron:0/4", "unembedding"),
     ):
         answer = c.nearest(text, within=within, model=DECODER)
-        shown = rendered(nearest.display(answer, width), width=width)
+        shown = rendered(search_page.display(answer, width), width=width)
         assert "hidden" not in shown and "polarity" in shown
         assert width is None or max(map(cell_len, shown.splitlines())) <= width
-    assert nearest.display(c.nearest('type:" king"', within="neurons", model=DECODER)).column_names == [
+    assert search_page.display(c.nearest('type:" king"', within="neurons", model=DECODER)).column_names == [
         *("rank", "distance", "polarity", "neuron", "norm", "raises")
     ]
 
@@ -407,7 +410,7 @@ def test_list_errors(c: signarium.Catalogue, given: dict[str, Any], words: list[
 
 @pytest.mark.parametrize("width", [80, 120, None])
 def test_list_and_page_fit(c: signarium.Catalogue, width: int | None) -> None:
-    shown = rendered(neurons.display(c.neurons(model=DECODER), width), width=width)
+    shown = rendered(pages.neurons(c.neurons(model=DECODER), width), width=width)
     assert "hidden" not in shown and (width is None or max(map(cell_len, shown.splitlines())) <= width)
     for one in ("0/4", "1/3", "1/29"):
         text = neuron_page.page(c.neuron(one, model=DECODER), width)
@@ -502,7 +505,7 @@ def test_a_neuron_without_writers_is_short(
     with duckdb.connect(str(path)) as connection:
         connection.execute("DELETE FROM writer_row; DELETE FROM code_set WHERE subject = 'unembedding'")
     c = signarium.open(path)
-    assert neurons.display(c.neurons(model=DECODER), 80).column_names == ["neuron", "norm"]
+    assert pages.neurons(c.neurons(model=DECODER), 80).column_names == ["neuron", "norm"]
     card = c.neuron("0/4", model=DECODER)
     text = neuron_page.page(card)
     assert "features that it writes" not in text and "unembedding" not in text and "in words" in text

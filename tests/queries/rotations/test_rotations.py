@@ -15,8 +15,9 @@ from twins import ALPHA, BETA, GAMMA, SITES, WIDTH, Twins
 import signarium
 from signarium.catalog import views
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
-from signarium.queries import rotation_page
-from signarium.queries.formats import cell_width, json_text, rendered
+from signarium.commands.pages import lists as pages
+from signarium.commands.pages import rotation as rotation_page
+from signarium.commands.render.formats import cell_width, json_text, rendered
 from signarium.queries.rotations import card as rotation_card
 from signarium.queries.rotations import stored as rotations
 
@@ -145,17 +146,17 @@ def test_a_bar_is_as_long_as_its_figure(c: signarium.Catalogue) -> None:
 def test_what_is_not_to_be_believed_is_said(c: signarium.Catalogue) -> None:
     text = rotation_page.page(rotation_card.show(c.path, ALPHA, BETA, SITES[0]), 80)
     assert text.count("beware: ") == 2 and "3 of 60 dimensions vary" in text and "shuffled" in text
-    said = rotations.warnings(c.rotations())
+    said = pages.warnings(c.rotations())
     assert len(said) == 2 and all(line.startswith("resid_post.0: ") for line in said)
 
 
 @pytest.mark.parametrize("width", [80, 120, None])
 def test_lists_fit(c: signarium.Catalogue, width: int | None) -> None:
-    shown = rotations.display(c.rotations(), width)
+    shown = pages.rotations(c.rotations(), width)
     lines = rendered(shown, width=width).splitlines()
     assert max(map(cell_width, lines)) <= (width or 200) and "…" not in "".join(lines)
     assert shown.column_names[:3] == ["from", "to", "site"] and shown.column("rank").to_pylist()[0] == "low"
-    found = rotations.found_table(rotations.rows(c.path, run_id="align-old"))
+    found = pages.rotations_by_site(rotations.rows(c.path, run_id="align-old"))
     assert (
         "rank" not in found.column_names
         and max(map(cell_width, rendered(found, width=80).splitlines())) <= 80
@@ -170,7 +171,7 @@ def test_dictionaries(c: signarium.Catalogue) -> None:
 
 
 def test_a_carried_feature_says_where_it_is_from(c: signarium.Catalogue) -> None:
-    from signarium.queries.page import page
+    from signarium.commands.pages.feature import page
 
     assert c.features(kind="direction").column("feature_id").to_pylist() == [twins.CARRIED]
     text = page(c.feature(twins.CARRIED), 80)

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 import signarium
 from signarium.catalog import views
 from signarium.catalog.errors import NotFound
-from signarium.queries import evidence
+from signarium.commands.pages.evidence import page
 
 CLAIM = "Readable features survive a held-out split of their words, at every site that was looked at"
 
@@ -70,7 +70,7 @@ def test_the_published_range_comes_first(c: signarium.Catalogue, tmp_path: Path)
     first, second, third = table.column("control").to_pylist()
     assert (first, second, third) == ("the published range", "random anchors of the same rank", "rotated")
     for width in (120, None):
-        text = evidence.page(table, width)
+        text = page(table, width)
         assert text.index("the published") < text.index("random anchors") < text.index("rotated")
 
 
@@ -83,20 +83,20 @@ def test_a_pair_is_named(c: signarium.Catalogue, tmp_path: Path, model: str | No
             "CREATE TABLE one AS SELECT * FROM evidence; CREATE OR REPLACE VIEW evidence AS SELECT * FROM one UNION ALL "
             "SELECT * REPLACE ('13' AS claim_id, 'encoder' AS from_model, 0.5 AS value) FROM one WHERE claim_id = '1'"
         )
-    text = evidence.page(signarium.open(path).evidence(model), 120)
+    text = page(signarium.open(path).evidence(model), 120)
     assert "encoder → decoder" in text and "decoder decoder" not in text
 
 
 def test_the_view_of_the_catalogue_is_read(catalogue: Made) -> None:
     table = signarium.open(catalogue.path).evidence()
     assert table.column_names == list(views.view("evidence").columns)
-    assert evidence.page(table, 80).splitlines()[-1] == f"({table.num_rows} rows)"
+    assert page(table, 80).splitlines()[-1] == f"({table.num_rows} rows)"
 
 
 @pytest.mark.parametrize("width", [80, 120, 200, None])
 @pytest.mark.parametrize("model", [None, DECODER])
 def test_a_page_fits(c: signarium.Catalogue, width: int | None, model: str | None) -> None:
-    text = evidence.page(c.evidence(model), width)
+    text = page(c.evidence(model), width)
     lines = text.splitlines()
     assert width is None or max(map(cell_len, lines)) <= width
     assert lines[0].split()[-1] == "verdict" and "\x1b" not in text
@@ -113,10 +113,10 @@ def test_a_page_fits(c: signarium.Catalogue, width: int | None, model: str | Non
         assert text.count("0.971") == 1, "and its figure once for all its controls"
         assert (ENCODER in text) == (DECODER in text) == (model is None)
     assert lines[-1] == f"({4 if model is None else 3} rows)"
-    assert "\x1b[1m" in evidence.page(c.evidence(), width, color=True)
+    assert "\x1b[1m" in page(c.evidence(), width, color=True)
 
 
 def test_formats(c: signarium.Catalogue, tmp_path: Path) -> None:
-    from signarium.queries.formats import rendered
+    from signarium.commands.render.formats import rendered
 
     assert rendered(c.evidence(), "csv").splitlines()[0].startswith("claim_id,source,claim,")

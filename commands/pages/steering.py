@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .chart import Panel, bars, scale_of
-from .features.lists import unknown
-from .formats import cell_width, visible
-from .lines import aligned, sentence
+from ...catalog.text import visible
+from ..render.chart import Panel, bars, scale_of
+from ..render.formats import cell_width, unknown
+from ..render.lines import aligned, sentence
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,16 +6,15 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .chart import Panel, bar_size, bars, scale_of
-from .features.lists import unknown
-from .formats import cell_width, visible
-from .lines import aligned, sentence, wrapped
-from .words import spelled
+from ...catalog.text import spelled, visible
+from ..render.chart import Panel, bar_size, bars, scale_of
+from ..render.formats import cell_width, unknown
+from ..render.lines import aligned, sentence, wrapped
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from .features.card import FeatureCard
+    from ...queries.features.card import FeatureCard
 
 TOP = 10
 """Writers, and tokens of a list, on a feature's page."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ...catalog.text import spelled, visible
+from ...queries.features.resolve import quoted_name
+from ...queries.neurons.lists import NeuronCard
+from ..render.lines import PLAIN_WIDTH, aligned, sentence, text_of
 from . import causes
-from .features.resolve import quoted_name
-from .formats import visible
-from .lines import PLAIN_WIDTH, aligned, sentence, text_of
-from .neurons.lists import NeuronCard
-from .words import spelled
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from signarium.catalog.errors import InvalidInput
-from signarium.queries.formats import atomic_output, render, rendered, unique_names, visible, write_rows
+from signarium.commands.render.formats import (
+    atomic_output,
+    render,
+    rendered,
+    unique_names,
+    visible,
+    write_rows,
+)
 
 BIG = 2**63 - 1
 

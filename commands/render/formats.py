@@ -22,7 +22,8 @@ from json.encoder import encode_basestring
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from ..catalog.errors import InvalidInput
+from ...catalog.errors import InvalidInput
+from ...catalog.text import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,28 +39,9 @@ _MIN_TEXT = 8  # cells below which a column of text says nothing
 _MAX_CELL = 200  # without a terminal there is no width to fit, yet one document must not pad every row
 _CUT_BEFORE_ESCAPING = 4096
 
-# C0, DEL and C1 drive a terminal; bidirectional controls and line separators let text pose as other text.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_CONTROL_KEEP_LINES = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+
 # What JSON leaves as it is although a terminal may act on it.
 _JSON_RAW = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str, *, keep_lines: bool = False) -> str:
-    """`text` with control characters replaced by visible symbols; newlines stay with `keep_lines`."""
-    pattern = _CONTROL_KEEP_LINES if keep_lines else _CONTROL
-    return pattern.sub(_symbol, text)
-
-
-def _symbol(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -446,3 +428,8 @@ def rendered(table: pa.Table, format: str = "table", *, width: int | None = None
     buffer = io.BytesIO()
     render(table, format, buffer, width=width, color=color)
     return buffer.getvalue().decode("utf-8")
+
+
+def unknown(value: float | None) -> bool:
+    """Whether a figure is missing: NULL, or no number."""
+    return value is None or value != value

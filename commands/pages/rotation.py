@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from .chart import Panel, bars, scale_of
-from .features.lists import unknown
-from .features.resolve import quoted_name
-from .formats import cell_width, visible
-from .lines import PLAIN_WIDTH, aligned, sentence, text_of
+from ...catalog.text import visible
+from ...queries.features.resolve import quoted_name
+from ...queries.rotations.card import RotationCard
+from ..render.chart import Panel, bars, scale_of
+from ..render.formats import cell_width, unknown
+from ..render.lines import PLAIN_WIDTH, aligned, sentence, text_of
+from .lists import rotations_by_site, sites_of, warnings
 from .rotation_tables import (
     CODE_LEGEND,
     CODES,
@@ -27,9 +29,7 @@ from .rotation_tables import (
     figure,
     haar,
 )
-from .rotations.card import RotationCard
-from .rotations.stored import sites_of, warnings
-from .steering_page import steering
+from .steering import steering
 
 ARMS = {
     "ev_shuffled": "shuffled pairs",
@@ -187,11 +187,10 @@ def _running(rows: Sequence[dict[str, Any]]) -> Iterator[float]:
 
 
 def _others(card: RotationCard, width: int) -> Iterator[str]:
-    from .formats import rendered
-    from .rotations.stored import found_table
+    from ..render.formats import rendered
 
     if card.others.num_rows:
-        yield from rendered(found_table(card.others), width=width).splitlines()[:-1]
+        yield from rendered(rotations_by_site(card.others), width=width).splitlines()[:-1]
 
 
 # ---- features, and the rest -----------------------------------------------------------------------

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...catalog.text import spelled, visible
+from ...queries.features.card import FeatureCard
+from ...queries.features.resolve import quoted_name
+from ..render.formats import rendered, unknown
+from ..render.lines import NARROW, PLAIN_WIDTH, text_of, wrapped
 from . import causes
-from .features.card import FeatureCard
-from .features.lists import unknown
-from .features.resolve import quoted_name
-from .formats import rendered, visible
-from .lines import NARROW, PLAIN_WIDTH, text_of, wrapped
-from .nearest.answers import around_mark
-from .words import spelled
+from .search import around_mark
 
 if TYPE_CHECKING:
     import pyarrow as pa

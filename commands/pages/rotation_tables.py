@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .features.lists import unknown
-from .formats import cell_width, visible
-from .lines import aligned, sentence
+from ...catalog.text import visible
+from ..render.formats import cell_width, unknown
+from ..render.lines import aligned, sentence
 
 HAAR = {
     "frobenius_from_identity": "|R - I|",
