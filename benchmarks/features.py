@@ -65,7 +65,8 @@ def main() -> None:
     from signarium.ingest.features import categories, discovery
     from signarium.ingest.features.coherence import Vocabulary as Spelling
     from signarium.ingest.features.prototypes import Ranks
-    from signarium.ingest.stats.bits import TypeBits, rng
+    from signarium.ingest.stats.bits import TypeBits
+    from signarium.ingest.stats.draws import rng
     from signarium.ingest.words.anchors import Anchors, Vocabulary
 
     names = ["standard", "haar:1", "haar:2", "haar:3", "scaled:1"]

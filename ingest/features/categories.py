@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
-from ..stats.bits import Patterns, TypeBits, agreements, rng, tops
+from ..stats.bits import Patterns, TypeBits, agreements, tops
+from ..stats.draws import rng
 from ..words.anchors import Anchors, Vocabulary
 from .prototypes import Nulls, Prototypes, Ranks, define, halves, rotated_p_values, score
 from .readers import linear, log_odds, probes

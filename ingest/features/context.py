@@ -21,13 +21,15 @@ from ...catalog.errors import ModelError
 from ..model.sites import Site
 from ..passes.forward import batches, one_pass
 from ..passes.pack import pack_signs
-from ..stats.bits import Counts, Patterns, TypeBits, agreements, percentiles, rng, top_of
+from ..stats.bases import HAAR_SEEDS, bases, haar
+from ..stats.bits import Counts, Patterns, TypeBits, agreements, percentiles, top_of
+from ..stats.draws import rng
+from ..stats.figures import site_figure
 from .categories import Split
-from .controls import CENTRES, HAAR_SEEDS, Moments, Rotations, bases, haar
+from .controls import CENTRES, Moments, Rotations
 from .independence import Pairs, measure
 from .prediction import sign_majority, sign_only
 from .prototypes import define
-from .rows import site_figure
 
 if TYPE_CHECKING:
     from ..model.load import LoadedModel

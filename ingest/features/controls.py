@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,28 +26,14 @@ from ...catalog.ids import digest
 from ..model.sites import Site
 from ..passes.forward import one_pass
 from ..passes.pack import pack_signs
+from ..stats.bases import HAAR_SEEDS, SCALED_SEED, bases, haar
 from ..stats.bits import TypeBits
 
 if TYPE_CHECKING:
     from ..model.load import LoadedModel
 
-HAAR_SEEDS = (1, 2, 3)
-SCALED_SEED = 1
-"""Of the one basis that is rotated after dividing each dimension by its standard deviation over the types."""
 CENTRES = ("zero", "mean")
 _SHARD = 8192
-
-
-@lru_cache(maxsize=16)
-def haar(width: int, seed: int) -> torch.Tensor:
-    """A Haar-random orthogonal matrix, float32 (width, width), drawn from `seed` (Mezzadri 2007: QR with fixed signs)."""
-    return draw_haar(width, np.random.default_rng([seed, width])).float()
-
-
-def draw_haar(width: int, generator: np.random.Generator) -> torch.Tensor:
-    """The next one of a generator, float64 (width, width)."""
-    q, r = torch.linalg.qr(torch.from_numpy(generator.standard_normal((width, width))))
-    return q * torch.sign(torch.diagonal(r))
 
 
 @dataclass(frozen=True)
@@ -214,8 +199,3 @@ def clear(path: Path, model_id: str) -> None:
         for mark in found.glob("done-*"):
             mark.unlink()
         shutil.rmtree(found)
-
-
-def bases() -> Sequence[str]:
-    """Names of the control bases."""
-    return [*(f"haar:{seed}" for seed in HAAR_SEEDS), f"scaled:{SCALED_SEED}"]

@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
-from ..stats.bits import Patterns, TypeBits, agreements, rng, tops
+from ..stats.bits import Patterns, TypeBits, agreements, tops
+from ..stats.draws import rng
+from ..stats.figures import site_figure
 from .categories import TOP_TYPES, Made
 from .coherence import METRICS
 from .coherence import Vocabulary as Spelling
 from .neighbours import NEIGHBOURS, common, distinct, halves, halves_auc, neighbours, percentiles_of
 from .prototypes import Null, Ranks, prototypes, random_sets, rotated_p_values
-from .rows import Found, site_figure, summary
+from .rows import Found, summary
 
 DEFAULT_SEEDS = 1500
 """Of the paper."""

@@ -16,6 +16,7 @@ from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest
 from ..stats.bits import Patterns, Tops
+from ..stats.figures import site_figure
 
 _PLACE_BITS = 16
 """A run's features at one site have ids base .. base + 2**16 - 1; with 31 bits of digest above, still exact in JSON."""
@@ -62,24 +63,6 @@ class Found:
         self.figures += [
             (i, metric, control, split, float(value), int(counts[i]), seed) for i, value in enumerate(values)
         ]
-
-
-def site_figure(
-    site_id: str, subject: str, subject_id: str, metric: str, control: str, split: str,
-    values: Sequence[float] | Floats, seed: int | None = None, paired: Floats | None = None,
-) -> Figure:  # fmt: skip
-    """The mean of `values`, NaN left out, with its standard error (that of the mean of `paired`, if given): a figure
-    about all of a site."""
-    known = np.asarray(values, np.float64)
-    if paired is not None:
-        # Compared over what is known on both sides.
-        known = known[np.isfinite(paired)]
-        paired = paired[np.isfinite(paired)]
-    known = known[np.isfinite(known)]
-    mean = float(known.mean()) if len(known) else float("nan")
-    of = known if paired is None else paired
-    error = float(of.std(ddof=1) / np.sqrt(len(of))) if len(of) > 1 else None
-    return Figure(site_id, subject, subject_id, metric, control, split, mean, len(known), seed, error)
 
 
 def summary(

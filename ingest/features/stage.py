@@ -23,7 +23,9 @@ from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest, short_id
 from ..journal import Journal, RunSpec, run_units
 from ..plan import JobPlan, Known, model_row
-from ..stats.bits import TypeBits, rng
+from ..stats.bases import bases
+from ..stats.bits import TypeBits
+from ..stats.draws import rng
 from ..words import anchors
 from . import categories, context, controls, discovery, sweep
 from .coherence import Vocabulary as Spelling
@@ -266,7 +268,7 @@ class Stage:
         return TypeBits(codes, width)
 
     def _bases(self, site: str, centre: str) -> dict[str, TypeBits]:
-        return {basis: self._types(site, basis, centre) for basis in ("standard", *controls.bases())}
+        return {basis: self._types(site, basis, centre) for basis in ("standard", *bases())}
 
     def _type_job(self, run: FeatureRun, progress: Progress) -> None:
         job = run.spec.job

@@ -13,9 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from ...catalog.bulk import Figure
-from ..stats.bits import rng
+from ..stats.draws import rng
+from ..stats.figures import site_figure
 from .controls import CENTRES
-from .rows import site_figure, summary
+from .rows import summary
 
 METRIC = "layer_sweep_auc"
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..features.controls import haar
+from ..stats.bases import haar
 
 DOSES = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the registered dimensions that are flipped (of the push, for a difference of means taken out)."""

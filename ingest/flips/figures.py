@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from ...catalog.bulk import Figure
-from ..features.rows import site_figure
+from ..stats.figures import site_figure, standard_error
+from ..stats.outcome import Outcome
 from .tokens import Feature
 
 METRICS = ("own_logit_change", "other_logit_change", "flip_kl", "own_less_other")
@@ -21,36 +22,6 @@ OTHER_TOKENS = "other_tokens"
 _SPLIT = "held_out"
 MANY = 10
 """Features from which on their own spread says how far a mean over them can be trusted."""
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one intervention does. `norm` is the mean length of the change over all positions of the windows; `mean`
-    (4,) of `METRICS` over the `n` measured positions, `by_window` (4, windows) over those of each window."""
-
-    norm: float
-    mean: NDArray[np.float64]
-    by_window: NDArray[np.float64]
-    n: int
-
-    @classmethod
-    def of(cls, norm: float, values: NDArray[np.float64], windows: NDArray[np.int64]) -> Outcome:
-        """`values` (3, n), the first three, at positions that belong to `windows` (n,), numbers of any kind."""
-        values = np.concatenate([values, values[:1] - values[1:2]])
-        _, windows = np.unique(windows, return_inverse=True)
-        times = np.bincount(windows)
-        sums = np.stack([np.bincount(windows, one) for one in values])
-        return cls(norm, values.mean(1), sums / times, values.shape[1])
-
-    @property
-    def errors(self) -> list[float | None]:
-        """Standard errors of `mean` over windows; None where there is one window."""
-        return [standard_error(one) for one in self.by_window]
-
-
-def standard_error(values: NDArray[np.float64]) -> float | None:
-    """Of the mean of independent `values`; None for one."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def feature_figures(

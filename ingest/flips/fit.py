@@ -16,10 +16,10 @@ from ...catalog.errors import NotFound
 from ..encode import site_mean
 from ..model.sites import Site
 from ..passes.forward import batches, default_batch_tokens, one_pass
-from ..stats.bits import rng
-from ..words.anchors import Vocabulary
+from ..stats.draws import rng
+from ..words.anchors import Vocabulary, matched
 from .arms import Arms, Means, Pattern, rotated_direction
-from .tokens import Bools, Feature, Ids, Windows, matched
+from .tokens import Bools, Feature, Ids, Windows
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel

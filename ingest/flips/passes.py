@@ -12,10 +12,10 @@ from torch import Tensor
 from ..model.sites import Site
 from ..passes import inject
 from ..passes.forward import batches, default_batch_tokens
+from ..stats.outcome import Outcome, positions
 from .arms import norm_of
-from .figures import Outcome
 from .fit import Fitted
-from .tokens import Windows, positions
+from .tokens import Windows
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel

@@ -25,10 +25,11 @@ from ..journal import Journal, RunSpec, SetSpec, run_units
 from ..model.sites import Site
 from ..passes import inject
 from ..plan import model_row
+from ..stats.outcome import Outcome
 from ..text import windows as texts
 from ..words import directions as words
 from .arms import ARMS, DOSES, ROTATION, norm_of
-from .figures import Outcome, feature_figures, site_figures
+from .figures import feature_figures, site_figures
 from .fit import Fitted, fit_arms
 from .passes import Passes
 from .tokens import Feature, Windows, choose_windows, disjoint_from, read_feature

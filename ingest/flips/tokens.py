@@ -14,13 +14,12 @@ from ...catalog import store
 from ...catalog.codes import unpack
 from ...catalog.errors import InvalidInput, NotFound
 from ..model.sites import Site
+from ..stats.draws import spaced
 from ..text import windows as texts
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
 
-POSITIONS = 16
-"""Measured positions of a window, at most."""
 READ = 65_536
 """Windows of the text that are looked at, from its start."""
 _LEAST = 4
@@ -136,30 +135,6 @@ def disjoint_from(path: Path, feature: Feature, known: int | None = None) -> tup
     return best and best[1:]
 
 
-def matched(own: Ids, words: Bools, seed: int | None = None) -> Ids:
-    """For each of `own`, in their order, the nearest free token in id, the lower of equals: another plain word.
-
-    Token ids stand for frequency ranks (see `features.prototypes.Ranks`). `words` (V,) says which tokens are plain
-    words; where there are fewer of them than needed, any token will do. The `seed` of a discovered feature is none.
-    """
-    free = words.copy()
-    free[own] = False
-    if free.sum() < len(own):
-        free[:] = True
-        free[own] = False
-    if seed is not None and free.sum() > len(own):
-        free[seed] = False
-    chosen: list[int] = []
-    for token in own:
-        candidates = np.flatnonzero(free)
-        if not len(candidates):
-            break
-        place = int(np.abs(candidates - token).argmin())
-        chosen.append(int(candidates[place]))
-        free[candidates[place]] = False
-    return np.array(chosen, np.int64)
-
-
 # ---- the text -------------------------------------------------------------------------------------
 
 
@@ -228,15 +203,3 @@ def choose_windows(
     scored = [(own if has else others)[k] for has, k in order if (has, k) in measured]
     # One window may hold too little to fit on, all that are measured on are the best that is left.
     return Windows(scored, fit or [own[k] for k in chosen], n_own, bool(fit))
-
-
-def spaced(n: int, k: int) -> list[int]:
-    """`k` of 0 .. n - 1, evenly spaced, each from the middle of its share."""
-    return [(2 * i + 1) * n // (2 * k) for i in range(k)]
-
-
-def positions(length: int) -> list[int]:
-    """The measured positions of a window of `length` tokens, position 0 never among them: at most `POSITIONS`, evenly
-    spaced up to the last."""
-    k = min(POSITIONS, length - 1)
-    return [(i + 1) * (length - 1) // k for i in range(k)]

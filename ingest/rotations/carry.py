@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ...catalog import engines
 from ...catalog.bulk import Figure
-from ..features.controls import HAAR_SEEDS, haar
 from ..features.prototypes import prototypes
-from ..features.rows import site_figure
 from ..passes.pack import pack_signs
-from ..stats.bits import Patterns, percentiles, rng
+from ..stats.bases import HAAR_SEEDS, haar
+from ..stats.bits import Patterns, percentiles
+from ..stats.draws import rng
+from ..stats.figures import clustered_error, site_figure
 from ..stats.maps import Rotation
 from ..stats.paired import Paired, n_rows
 from .fit import Fitted
@@ -192,17 +193,6 @@ def _of_rows(
             Figure(site_id, "rotation", model_a, metric, control, "held_out", float(values.mean()), len(values), seed, error)
         )  # fmt: skip
     return figures
-
-
-def clustered_error(values: Floats, groups: NDArray[np.int64]) -> float | None:
-    """Standard error of the mean of `values` (n,) where those of one group hang together; None with one group.
-
-    Sums of residuals by group (Liang and Zeger 1986), with the correction for few groups.
-    """
-    _, place = np.unique(groups, return_inverse=True)
-    sums = np.bincount(place, values - values.mean())
-    k = len(sums)
-    return float(np.sqrt((sums**2).sum() * k / (k - 1)) / len(values)) if k > 1 else None
 
 
 # ---- prototypes -------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from torch import Tensor
 from ...catalog.errors import ModelError
 from ..dyck import task
 from ..dyck.model import MODEL_TYPE
-from ..flips.tokens import matched, spaced
 from ..model import weights
+from ..stats.draws import spaced
 from ..stats.paired import Paired
-from ..words.anchors import DEFAULT, Vocabulary, read_categories, resolve
+from ..words.anchors import DEFAULT, Vocabulary, matched, read_categories, resolve
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel

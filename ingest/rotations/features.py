@@ -15,10 +15,10 @@ from ...catalog import bulk, schema, store
 from ...catalog.bulk import Figure
 from ...catalog.codes import n_bytes, unpack
 from ..features import rows
-from ..features.controls import HAAR_SEEDS, haar
 from ..features.prototypes import define, score, upper_tail
-from ..features.rows import site_figure
+from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.bits import Patterns, TypeBits, agreements, tops
+from ..stats.figures import site_figure
 from ..stats.maps import Rotation
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ..features.controls import draw_haar
+from ..stats.bases import draw_haar
 from .fit import MOST_ASSIGNED
 
 ONE_SIDED = ("ks_distance",)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..dyck import task
 from ..dyck.model import MODEL_TYPE
 from ..features.prototypes import halves
-from ..stats.bits import rng
+from ..stats.draws import rng
 from ..stats.paired import Paired
 from ..words.anchors import DEFAULT, Vocabulary, read_categories, resolve
 

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...catalog.errors import InvalidInput, SiteError
-from ..flips.figures import Outcome
-from ..flips.tokens import POSITIONS
 from ..model.probe import as_positions, first_tensor, hooks
 from ..model.sites import Site
 from ..passes import inject
 from ..passes.forward import batches, default_batch_tokens
-from ..stats.bits import rng
+from ..stats.draws import rng
 from ..stats.maps import Rotation
+from ..stats.outcome import POSITIONS, Outcome
 from ..stats.paired import Paired
 from .contrasts import Contrast, differences, head, places_of
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id
-from ..features.controls import haar
+from ..stats.bases import haar
 from ..stats.maps import Rotation
 from ..stats.paired import Paired, n_rows
 from .dictionary import Dictionary

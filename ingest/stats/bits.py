@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ...catalog import engines
 from ...catalog.codes import Codes, unpack
 from ...catalog.errors import InvalidInput
-from ...catalog.ids import digest
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.signedinteger[Any]]
@@ -24,11 +23,6 @@ _HELD_BYTES = 64 << 20
 """What the counts of some features over the whole vocabulary may take."""
 FIRES = 0.80
 """A code fires a feature when it agrees on this share of the registered dimensions (Bag of Dims, section 7)."""
-
-
-def rng(seed: int, *names: object) -> np.random.Generator:
-    """A generator of its own for everything that has a name, so that one more category moves no other."""
-    return np.random.default_rng(int(digest(seed, *map(str, names))[:16], 16))
 
 
 @dataclass(frozen=True)

@@ -199,3 +199,27 @@ def resolve(
     return found, [
         f"{have} fewer than {least} words that are one token here: {named}; {they} left out",
     ]
+
+
+def matched(own: NDArray[np.int64], words: NDArray[np.bool_], seed: int | None = None) -> NDArray[np.int64]:
+    """For each of `own`, in their order, the nearest free token in id, the lower of equals: another plain word.
+
+    Token ids stand for frequency ranks (see `features.prototypes.Ranks`). `words` (V,) says which tokens are plain
+    words; where there are fewer of them than needed, any token will do. The `seed` of a discovered feature is none.
+    """
+    free = words.copy()
+    free[own] = False
+    if free.sum() < len(own):
+        free[:] = True
+        free[own] = False
+    if seed is not None and free.sum() > len(own):
+        free[seed] = False
+    chosen: list[int] = []
+    for token in own:
+        candidates = np.flatnonzero(free)
+        if not len(candidates):
+            break
+        place = int(np.abs(candidates - token).argmin())
+        chosen.append(int(candidates[place]))
+        free[candidates[place]] = False
+    return np.array(chosen, np.int64)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput
-from ..features.controls import HAAR_SEEDS, haar
-from ..features.rows import site_figure
 from ..model.loaded import LoadedModel
 from ..model.sites import Site
-from ..stats.bits import rng
+from ..stats.bases import HAAR_SEEDS, haar
+from ..stats.draws import rng
+from ..stats.figures import site_figure
 
 TOP = 20
 """Tokens kept in each direction."""

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..stats.bits import Counts, Patterns, rng
+from ..stats.bits import Counts, Patterns
+from ..stats.draws import rng
 from .agreements import Agreements, Signs, steps
 
 KS = (1, 10, 50, 100, 200, 500, 1000)

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput, SiteError
-from ..features.rows import site_figure
-from ..stats.bits import Patterns, rng
+from ..stats.bits import Patterns
+from ..stats.draws import rng
+from ..stats.figures import site_figure
 from . import agreements, coalitions
 from .agreements import (
     FILTERS,

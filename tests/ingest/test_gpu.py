@@ -17,11 +17,11 @@ from signarium.catalog import store
 from signarium.catalog.codes import hamming
 from signarium.ingest import plan
 from signarium.ingest.encode import encode_text, recheck
-from signarium.ingest.features.controls import haar
 from signarium.ingest.rotations.carry import code_figures
 from signarium.ingest.rotations.chance import chance
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
+from signarium.ingest.stats.bases import haar
 from signarium.ingest.stats.paired import Paired
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from signarium.ingest.features.controls import haar
 from signarium.ingest.model.load import LoadedModel, load_model
+from signarium.ingest.stats.bases import haar
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 ROTATION = "rotation.npy"

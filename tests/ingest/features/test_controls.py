@@ -13,19 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from signarium.catalog.errors import DiskFull
-from signarium.ingest.features.controls import (
-    CENTRES,
-    HAAR_SEEDS,
-    SCALED_SEED,
-    ControlCodes,
-    Moments,
-    Rotations,
-    bases,
-    clear,
-    folder,
-    haar,
-)
+from signarium.ingest.features.controls import CENTRES, ControlCodes, Moments, Rotations, clear, folder
 from signarium.ingest.model.sites import Site
+from signarium.ingest.stats.bases import HAAR_SEEDS, SCALED_SEED, bases, haar
 
 HAAR = ("haar:1", "haar:2", "haar:3")
 NAMES = (*HAAR, "scaled:1")

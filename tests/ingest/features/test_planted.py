@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from signarium.ingest.features import categories, discovery
 from signarium.ingest.features.categories import Made, Split, make, read_basis
 from signarium.ingest.features.coherence import Vocabulary as Spelling
-from signarium.ingest.features.controls import Moments, Rotations, bases
+from signarium.ingest.features.controls import Moments, Rotations
 from signarium.ingest.features.prototypes import Ranks
 from signarium.ingest.features.readers import Probes
+from signarium.ingest.stats.bases import bases
 from signarium.ingest.stats.bits import TypeBits
 from signarium.ingest.words.anchors import Anchors, Vocabulary
 

@@ -16,8 +16,9 @@ import signarium
 from signarium.catalog.codes import agreement, unpack
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest import run
-from signarium.ingest.features import controls, stage
+from signarium.ingest.features import stage
 from signarium.ingest.model.loaded import LoadedModel
+from signarium.ingest.stats.bases import bases
 from signarium.ingest.words import anchors
 
 OPTIONS: dict[str, Any] = {
@@ -166,12 +167,12 @@ def test_figures_stand_beside_their_controls(home: Path) -> None:
         )
     }
     for metric in ("best_dim_auc", "auc_agreement", "auc_log_odds"):
-        for control in ("none", *controls.bases()):
+        for control in ("none", *bases()):
             assert ("category", metric, control, "held_out") in found
     assert ("category", "auc_probe", "none", "held_out") in found
     for control in ("anchors", "anchors_rank"):
         assert ("category", "auc_agreement", control, "held_out") in found
-    for control in ("none", *controls.bases()):
+    for control in ("none", *bases()):
         assert ("type", "mi_mean", control, "in_sample") in found
         assert ("state", "mi_mean", control, "in_sample") in found
         assert ("category", "auc_context", control, "held_out") in found

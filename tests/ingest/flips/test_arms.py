@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from signarium.ingest.features.controls import haar
 from signarium.ingest.flips.arms import ARMS, DOSES, Arms, Pattern, norm_of, rotated_direction, set_signs
+from signarium.ingest.stats.bases import haar
 
 WIDTH, N_DIMS = 32, 11
 H = torch.randn(4, 6, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -25,6 +25,7 @@ from signarium.ingest.model.load import load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.passes import inject
 from signarium.ingest.run import Silent
+from signarium.ingest.stats import outcome
 from signarium.ingest.text.windows import find_texts
 
 SMALL: dict[str, Any] = {"windows": 6, "context": 24, "device": "cpu"}
@@ -106,7 +107,7 @@ def test_its_run_says_what_was_measured(flipped: tuple[Path, FlipReport]) -> Non
     assert known["own_tokens"] == known["other_tokens"] == members[0][0]
     assert known["about"] == "zero" and known["sites"] == ["resid_post.1", "resid_post.2", "resid_post.3"]
     assert known["scored_windows"] == 6 and known["fit_on"] == "other windows" and not report.notes
-    assert rows(path, "SELECT DISTINCT n FROM flips") == [(6 * tokens.POSITIONS,)]
+    assert rows(path, "SELECT DISTINCT n FROM flips") == [(6 * outcome.POSITIONS,)]
 
 
 def test_norms_and_signs(flipped: tuple[Path, FlipReport]) -> None:
@@ -153,7 +154,7 @@ def test_figures_stand_beside_their_controls(flipped: tuple[Path, FlipReport]) -
             for k, metric in enumerate(metrics):
                 value, n, error, split = figures[subject, ident, metric, control]
                 assert value == pytest.approx(by_arm[arm][k]) and error is not None and split == "held_out"
-                assert n == (6 * tokens.POSITIONS if subject == "feature" else 1)
+                assert n == (6 * outcome.POSITIONS if subject == "feature" else 1)
             specific = figures[subject, ident, "own_less_other", control][0]
             assert specific == pytest.approx(by_arm[arm][0] - by_arm[arm][1])
         assert figures[subject, ident, "own_logit_change", "other_tokens"][0] == pytest.approx(
@@ -171,7 +172,7 @@ def test_doses_below_one_take_every_second_window(
     path = copy(home, tmp_path / "c.duckdb")
     report = flip(path, feature_of(path), text=home / "a.txt", **SMALL)
     sizes = rows(path, "SELECT DISTINCT dose = 1, n FROM flips ORDER BY ALL")
-    assert sizes == [(False, 3 * tokens.POSITIONS), (True, 6 * tokens.POSITIONS)]
+    assert sizes == [(False, 3 * outcome.POSITIONS), (True, 6 * outcome.POSITIONS)]
     query = "SELECT site, arm, at_norm, norm, own_logit_change, kl, own_std_error FROM flips WHERE dose = 1 ORDER BY ALL"
     for one, other in zip(rows(path, query), rows(flipped[0], query), strict=True):
         assert one[:3] == other[:3]
@@ -223,7 +224,7 @@ def test_a_row_is_what_a_hooked_model_gives(flipped: tuple[Path, FlipReport], ho
         handle = module.register_forward_hook(away)
         after = inject._run(loaded, ids)[0] @ head.T
         handle.remove()
-        at = tokens.positions(len(window))
+        at = outcome.positions(len(window))
         changes.append((after - before)[at][:, feature.tokens].mean(1))
         p, q = before[at].double().log_softmax(1), after[at].double().log_softmax(1)
         divergences.append((p.exp() * (p - q)).sum(1))

@@ -14,20 +14,22 @@ from signarium.catalog.errors import InvalidInput
 from signarium.ingest.flips import tokens
 from signarium.ingest.flips.run import later_layers
 from signarium.ingest.model.sites import Site
+from signarium.ingest.stats import draws, outcome
 from signarium.ingest.text.windows import find_texts, token_ids
+from signarium.ingest.words import anchors
 
 
 @given(st.integers(1, 60), st.data())
 def test_spaced(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
-    found = tokens.spaced(n, k)
+    found = draws.spaced(n, k)
     assert len(set(found)) == k and found == sorted(found) and all(0 <= one < n for one in found)
 
 
 @given(st.integers(2, 300))
 def test_measured_positions(length: int) -> None:
-    found = tokens.positions(length)
-    assert len(set(found)) == min(tokens.POSITIONS, length - 1) and found == sorted(found)
+    found = outcome.positions(length)
+    assert len(set(found)) == min(outcome.POSITIONS, length - 1) and found == sorted(found)
     assert found[0] >= 1 and found[-1] == length - 1
 
 
@@ -41,12 +43,12 @@ def test_later_layers(layer: int, more: int) -> None:
 def test_tokens_of_like_frequency() -> None:
     words = np.ones(20, np.bool_)
     words[[4, 6]] = False
-    assert tokens.matched(np.array([5, 7, 19]), words).tolist() == [3, 8, 18]
+    assert anchors.matched(np.array([5, 7, 19]), words).tolist() == [3, 8, 18]
     # The seed that a feature was found from is no other token, and each is used once.
-    assert tokens.matched(np.array([5, 7, 19]), words, seed=8).tolist() == [3, 9, 18]
+    assert anchors.matched(np.array([5, 7, 19]), words, seed=8).tolist() == [3, 9, 18]
     few = np.zeros(20, np.bool_)
     few[11] = True
-    assert tokens.matched(np.array([5, 6]), few).tolist() == [4, 7]
+    assert anchors.matched(np.array([5, 6]), few).tolist() == [4, 7]
 
 
 def feature(own: list[int]) -> tokens.Feature:

@@ -10,15 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signarium.ingest.features.controls import haar
-from signarium.ingest.rotations.carry import (
-    clustered_error,
-    code_figures,
-    prototype_figures,
-    signs_to_floats,
-)
+from signarium.ingest.rotations.carry import code_figures, prototype_figures, signs_to_floats
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.labels import Label
+from signarium.ingest.stats.bases import haar
+from signarium.ingest.stats.figures import clustered_error
 from signarium.ingest.stats.paired import Paired
 
 WIDTH, N, DOCUMENTS = 64, 4000, 80

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signarium.ingest.features.controls import haar
 from signarium.ingest.rotations.chance import chance, exchanged, with_types_exchanged
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
+from signarium.ingest.stats.bases import haar
 from signarium.ingest.stats.paired import Paired, n_rows
 
 WIDTH, N = 24, 6000

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from signarium.ingest.features.controls import haar
 from signarium.ingest.rotations.features import turn
+from signarium.ingest.stats.bases import haar
 from signarium.ingest.stats.bits import Patterns
 
 WIDTH = 48

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
 from scipy import stats
 
-from signarium.ingest.features.controls import draw_haar
 from signarium.ingest.rotations import haar
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.haar import Reference, cyclic_shift, statistics
+from signarium.ingest.stats.bases import draw_haar
 
 NAMES = (
     "frobenius_from_identity", "ks_distance", "signed_permutation_distance", "trace_1", "trace_2", "trace_3",

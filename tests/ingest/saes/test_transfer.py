@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.features.controls import haar
 from signarium.ingest.saes import train as trainer
 from signarium.ingest.saes.dictionary import Dictionary
 from signarium.ingest.saes.train import train
 from signarium.ingest.saes.transfer import TransferFigure, largest_cosines, transfer
+from signarium.ingest.stats.bases import haar
 from signarium.ingest.stats.maps import Rotation
 from signarium.ingest.stats.paired import Paired
 

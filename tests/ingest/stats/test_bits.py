@@ -19,10 +19,10 @@ from signarium.ingest.stats.bits import (
     count_type,
     fires_at,
     percentiles,
-    rng,
     top_of,
     tops,
 )
+from signarium.ingest.stats.draws import rng
 
 WIDTHS = (1, 7, 8, 9, 44, 130)
 

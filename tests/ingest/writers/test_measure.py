@@ -13,7 +13,8 @@ from torch import Tensor
 from signarium.catalog import schema
 from signarium.catalog.bulk import Figure
 from signarium.catalog.errors import InvalidInput, SiteError
-from signarium.ingest.stats.bits import Patterns, rng
+from signarium.ingest.stats.bits import Patterns
+from signarium.ingest.stats.draws import rng
 from signarium.ingest.writers.agreements import Agreements, floats, shuffled, signs
 from signarium.ingest.writers.measure import DRAWS, WRITERS, Group, Measured, best_of_blocks, measure_site
 
