@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from ...catalog.errors import ModelError, SiteError
 from ...catalog.ids import int_id
-from ..dyck import model as _dyck  # noqa: F401  (tells transformers of the toy family's architecture)
+from ..dyck import labels as _dyck  # noqa: F401  (tells of the toy family's architecture and labels)
 from . import weights as _weights
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, max_positions, token_embedding

@@ -6,9 +6,8 @@ effect is read at rows of the test that the direction is led away from, since th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...catalog.errors import ModelError
-from ..dyck import task
-from ..dyck.model import MODEL_TYPE
 from ..model import weights
 from ..stats.draws import spaced
 from ..stats.paired import Paired
@@ -32,7 +29,7 @@ FIT_ROWS, TEST_ROWS = 20, 10
 TOKENS = 3
 """Distinct tokens of a category among its rows, at the least: a direction of one word is not one of a category."""
 UNEMBEDDING = "unembedding"
-"""The head of a language model. In the toy family it says the current token; `depth` and `valid` are its others."""
+"""The head of a language model; a model may have others in its files."""
 _SHARED = 0.5
 """A category with more of its rows than this in one that is taken already would be the same contrast again."""
 
@@ -64,10 +61,27 @@ class Contrast:
     sign: float = 1.0
 
 
+@dataclass(frozen=True)
+class Task:
+    """Contrasts of one type of model: from windows and the rows made of them, as `contrasts` takes them, and the heads
+    that they are read in beside `UNEMBEDDING`."""
+
+    contrasts: Callable[[Sequence[NDArray[np.int64]], Paired], list[Contrast]]
+    heads: tuple[str, ...] = ()
+
+
+_TASKS: dict[str, Task] = {}
+
+
+def register_contrasts(model_type: str, task: Task) -> None:
+    """Steer models of the type `model_type` (of their configuration) by the contrasts of `task` in place of words."""
+    _TASKS[model_type] = task
+
+
 def head(model: LoadedModel, readout: str) -> tuple[Tensor, Tensor | None]:
     """Rows, (outputs, width), and bias, (outputs,) or None, of a head on the model's device in its dtype.
 
-    `readout` is `UNEMBEDDING`, or `depth` or `valid` of the toy family, whose heads are read from the model's files.
+    `readout` is `UNEMBEDDING`, or the name of a head that is read from the model's files (the tensor NAME_head.weight).
 
     Raises:
         ModelError: if the model has no such head.
@@ -96,13 +110,12 @@ def contrasts(
 ) -> tuple[list[Contrast], list[str]]:
     """The contrasts that have enough rows in `paired`, and notes that say why others are left out.
 
-    `windows[paired.documents[r]][paired.positions[r]]` is the token of row r. For the toy family the three of the cited
-    paper (rotations of representations, steering): sticky invalid, depth, closer. For any other language model the
-    categories of words with most rows that fit, up to `limit`: where they stand less everywhere else. Models without an
-    unembedding have none.
+    `windows[paired.documents[r]][paired.positions[r]]` is the token of row r. For two models of a registered type its
+    task names them. For any other language model they are the categories of words with most rows that fit, up to
+    `limit`: where they stand less everywhere else. Models without an unembedding have none.
     """
-    toys = [one.architecture == MODEL_TYPE for one in (model_a, model_b)]
-    readouts = (UNEMBEDDING, "depth", "valid") if all(toys) else (UNEMBEDDING,)
+    task = _TASKS.get(model_a.architecture) if model_a.architecture == model_b.architecture else None
+    readouts = (UNEMBEDDING, *(task.heads if task else ()))
     notes, there = list[str](), list[str]()
     for readout in readouts:
         try:
@@ -118,8 +131,8 @@ def contrasts(
         there.append(readout)
     if not there:
         return [], notes
-    if all(toys):
-        found = _brackets(windows, paired)
+    if task is not None:
+        found = task.contrasts(windows, paired)
     else:
         found, more = _words(model_a, paired, limit)
         notes += more
@@ -144,8 +157,8 @@ def _too_few(one: Contrast, paired: Paired) -> str:
     return f"{n} tokens to measure at, fewer than {TEST_ROWS}" if n < TEST_ROWS else ""
 
 
-def _measured(paired: Paired, rows: Bools) -> Bools:
-    """Those of `rows` that are of the test, and not first in their document: the first is not steered."""
+def measured(paired: Paired, rows: Bools) -> Bools:
+    """(n,): those of `rows` that are of the test, and not first in their document: the first is not steered."""
     inside = np.zeros(len(rows), np.bool_)
     inside[paired.test] = True
     found: Bools = rows & inside & (paired.positions > 0)
@@ -183,61 +196,6 @@ def places_of(
     return found
 
 
-# ---- the toy family -----------------------------------------------------------------------------
-
-
-def _brackets(windows: Sequence[NDArray[np.int64]], paired: Paired) -> list[Contrast]:
-    longest = max(len(one) for one in windows)
-    ids = np.full((len(windows), longest), task.PAD, np.int64)
-    for i, one in enumerate(windows):
-        ids[i, : len(one)] = one
-    true = task.labels(ids)
-    at = paired.documents, paired.positions
-    later = paired.positions > 0
-    depth, valid = true.depth[at], (true.valid[at] == 1) & later
-    broken = (true.valid[at] == 0) & later
-    kinds = [
-        np.array([task.BRACKETS.index(one) + task.FIRST_BRACKET for one in some]) for some in ("([{", ")]}")
-    ]
-    openers, closers = (np.isin(paired.token_ids, some) & later for some in kinds)
-    four, five = (depth == 4) & later, (depth == 5) & later
-    make = partial(_one, paired)
-    return [
-        # Subtracted: what is valid should come to be called invalid, and stay so.
-        make("valid less invalid at depth 4", valid & four, broken & four, "invalid less valid", "valid", [0], [1], -1.0),
-        make("depth 5 less 4", five, four, "depth 5 less 4", "depth", [5], [4]),
-        make(
-            "closing less opening", closers, openers, "closing less opening brackets", UNEMBEDDING,
-            kinds[1].tolist(), kinds[0].tolist(),
-        ),
-    ]  # fmt: skip
-
-
-def _one(
-    paired: Paired,
-    name: str,
-    positive: Bools,
-    negative: Bools,
-    target: str,
-    readout: str,
-    targets: Sequence[int],
-    others: Sequence[int],
-    sign: float = 1.0,
-) -> Contrast:
-    left = negative if sign > 0 else positive
-    return Contrast(
-        name,
-        positive,
-        negative,
-        _measured(paired, left),
-        target,
-        readout,
-        tuple(targets),
-        tuple(others),
-        sign,
-    )
-
-
 # ---- words --------------------------------------------------------------------------------------
 
 
@@ -267,18 +225,13 @@ def _words(model: LoadedModel, paired: Paired, limit: int) -> tuple[list[Contras
         target = (
             f"{len(one.token_ids)} words of {one.category} less {len(others)} other words of like frequency"
         )
+        rest = later & ~own
         found.append(
-            _one(
-                paired,
-                one.category,
-                own,
-                later & ~own,
-                target,
-                UNEMBEDDING,
-                one.token_ids.tolist(),
-                others.tolist(),
+            Contrast(
+                one.category, own, rest, measured(paired, rest), target, UNEMBEDDING, tuple(one.token_ids.tolist()),
+                tuple(others.tolist()),
             )
-        )
+        )  # fmt: skip
     if found:
         return found, []
     return [], [f"no steering: no category of words has {FIT_ROWS} tokens to fit on, of {TOKENS} words"]

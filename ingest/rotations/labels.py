@@ -1,21 +1,19 @@
 """What is true of single tokens of a text: the labels that sign prototypes are made for and read by.
 
 For words, a category's token: prototypes are defined on the rows of one half of its tokens and read on those of the
-other, since a state that holds its own token would be recognised by it alone. For the toy task, what is true at a
-bracket in its place.
+other, since a state that holds its own token would be recognised by it alone. A type of models may have labels of its
+task instead (`register_labels`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dyck import task
-from ..dyck.model import MODEL_TYPE
 from ..features.prototypes import halves
 from ..stats.draws import rng
 from ..stats.paired import Paired
@@ -45,15 +43,27 @@ class Label:
     inside: Bools
 
 
+Labeller = Callable[[Sequence[NDArray[np.int64]], Paired], list[tuple[str, Bools]]]
+"""From windows of token ids and the rows made of them, `windows[paired.documents[r]][paired.positions[r]]` being the
+token of row r, to the labels: names, and which rows (n,) have each."""
+_LABELLERS: dict[str, Labeller] = {}
+
+
+def register_labels(model_type: str, labeller: Labeller) -> None:
+    """Label the texts of models of the type `model_type` (of their configuration) by `labeller` in place of words."""
+    _LABELLERS[model_type] = labeller
+
+
 def labels(
     model: LoadedModel, windows: Sequence[NDArray[np.int64]], paired: Paired, seed: int
 ) -> list[Label]:
     """The labels that have enough rows, in a fixed order; `windows[paired.documents[r]]` holds row r."""
     fit, test = _part(paired, paired.fit), _part(paired, paired.test)
-    if model.architecture == MODEL_TYPE:
-        found = [Label(name, rows & fit, rows & test, rows) for name, rows in _brackets(windows, paired)]
-    else:
+    labeller = _LABELLERS.get(model.architecture)
+    if labeller is None:
         found = _words(model, paired, fit, test, seed)
+    else:
+        found = [Label(name, rows & fit, rows & test, rows) for name, rows in labeller(windows, paired)]
     return [
         one
         for one in found
@@ -91,21 +101,3 @@ def _words(model: LoadedModel, paired: Paired, fit: Bools, test: Bools, seed: in
             )
         )
     return found
-
-
-def _brackets(windows: Sequence[NDArray[np.int64]], paired: Paired) -> list[tuple[str, Bools]]:
-    longest = max(len(one) for one in windows)
-    ids = np.full((len(windows), longest), task.PAD, np.int64)
-    for i, one in enumerate(windows):
-        ids[i, : len(one)] = one
-    true = task.labels(ids)
-    at = paired.documents, paired.positions
-    depth, valid = true.depth[at], true.valid[at] == 1
-    bracket = paired.token_ids - task.FIRST_BRACKET
-    is_bracket = (bracket >= 0) & (bracket < len(task.BRACKETS))
-    found = [("opening", is_bracket & (bracket % 2 == 0)), ("closing", is_bracket & (bracket % 2 == 1))]
-    found += [
-        (f"family {task.BRACKETS[2 * k : 2 * k + 2]}", is_bracket & (bracket // 2 == k)) for k in range(3)
-    ]
-    found += [("broken", ~valid)]
-    return found + [(f"depth {d}", valid & (depth == d)) for d in range(task.MAX_DEPTH + 1)]
