@@ -34,7 +34,9 @@ def main() -> NoReturn:
             code = cli.main(standalone_mode=False, prog_name="signarium")
             sys.stdout.flush()
         except SignariumError as error:
-            _fail(str(error))
+            from .commands.flags import flag
+
+            _fail(error.line(flag))
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()

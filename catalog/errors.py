@@ -2,21 +2,52 @@
 
 Each class carries its data as attributes and renders as one line: what is wrong, then what to do.
 The command line prints that line and exits with 1; anything else that escapes is a defect.
+
+A message names an option with `option`: whoever calls a function reads `within`, whoever types a command `--in`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+_OPTION = re.compile("\ue000([^\ue000-\ue002]*)(?:\ue001([^\ue000-\ue002]*))?\ue002")
+"""Characters of the private use area, which no text of ours has, stand around a name and its value."""
+
+
+def option(name: str, value: object = None) -> str:
+    """An option inside a message, by its Python name, with the value that it has or should have.
+
+    `f"leave out {option('where')}"` reads "leave out `where`" in Python and "leave out --where" on the command line;
+    `option("within", "types")` reads "`within='types'`" and "--in types".
+    """
+    return f"\ue000{name}" + ("" if value is None else f"\ue001{value}") + "\ue002"
+
+
+def in_python(name: str, value: str | None) -> str:
+    """An option as Python spells it."""
+    if value is None:
+        return f"`{name}`"
+    number = value.removeprefix("-").replace(".", "", 1).isdecimal()
+    return f"`{name}={value if number else repr(value)}`"
 
 
 class SignariumError(Exception):
-    """Base of all errors meant for the user. `str(error)` is one line."""
+    """Base of all errors meant for the user. `str(error)` is one line, with options as Python names them.
+
+    `what` and `todo` are its two halves, whose options are still marked, so that they may become part of another message.
+    """
 
     def __init__(self, what: str, todo: str = "") -> None:
         self.what = " ".join(str(what).split())
         self.todo = " ".join(str(todo).split())
-        super().__init__(f"{self.what}: {self.todo}" if self.todo else self.what)
+        super().__init__(self.line())
+
+    def line(self, spell: Callable[[str, str | None], str] = in_python) -> str:
+        """The message, with each option and its value (None: the option alone) as `spell` writes it."""
+        text = f"{self.what}: {self.todo}" if self.todo else self.what
+        return _OPTION.sub(lambda found: spell(found[1], found[2]), text)
 
 
 # ---- the catalogue file -------------------------------------------------------------------------
