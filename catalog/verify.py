@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import index, store
+from . import index, parts, store
 from .codes import n_bytes
 from .engines.flat import faiss
 from .errors import InvalidInput, SignariumError
@@ -30,109 +31,6 @@ class Finding:
         return self.wrong == 0
 
 
-_REFERENCES = (
-    ("runs without their model", "run", "model_id NOT IN (SELECT model_id FROM model)"),
-    ("sites without their model", "site", "model_id NOT IN (SELECT model_id FROM model)"),
-    ("shards without their run", "shard", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("code sets without their run", "code_set", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("code sets without their site", "code_set", "site_id NOT IN (SELECT site_id FROM site)"),
-    ("codes without their code set", "code_row", "code_set_id NOT IN (SELECT code_set_id FROM code_set)"),
-    (
-        "states without their document",
-        "state_row",
-        "document_id NOT IN (SELECT document_id FROM document_row)",
-    ),
-    ("texts of runs that are not there", "run_text", "text_id NOT IN (SELECT text_id FROM text_file)"),
-    ("statistics without their site", "dimension_row", "site_id NOT IN (SELECT site_id FROM site)"),
-    ("texts without their run", "run_text", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("statistics without their run", "dimension_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("measurements without their run", "measurement_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("measurements without their site", "measurement_row", "site_id NOT IN (SELECT site_id FROM site)"),
-    ("features without their run", "feature_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("features without their site", "feature_row", "site_id NOT IN (SELECT site_id FROM site)"),
-    (
-        "members without their feature",
-        "feature_member",
-        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
-    ),
-    (
-        "types without their feature",
-        "feature_type_row",
-        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
-    ),
-    (
-        "states without their feature",
-        "feature_state_row",
-        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
-    ),
-    ("states of features without their run", "feature_state_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    (
-        "states of features that are not there",
-        "feature_state_row",
-        "state_id NOT IN (SELECT state_id FROM state_row)",
-    ),
-    ("writers without their feature", "writer_row", "feature_id NOT IN (SELECT feature_id FROM feature_row)"),
-    (
-        "coalitions without their feature",
-        "coalition_row",
-        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
-    ),
-    ("projections without their run", "projection_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("projections without their site", "projection_row", "site_id NOT IN (SELECT site_id FROM site)"),
-    ("flips without their run", "flip_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("flips without their feature", "flip_row", "feature_id NOT IN (SELECT feature_id FROM feature_row)"),
-    ("flips without their site", "flip_row", "site_id NOT IN (SELECT site_id FROM site)"),
-    ("rotations without their run", "rotation_row", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("rotations without their site in A", "rotation_row", "site_a_id NOT IN (SELECT site_id FROM site)"),
-    ("rotations without their site in B", "rotation_row", "site_b_id NOT IN (SELECT site_id FROM site)"),
-    *(
-        (f"{what} without their rotation", table, "rotation_id NOT IN (SELECT rotation_id FROM rotation_row)")
-        for what, table in (
-            ("components", "rotation_component_row"),
-            ("carried features", "carried_row"),
-            ("steering directions", "steering_row"),
-        )
-    ),
-    (
-        "carried features that are not there",
-        "carried_row",
-        "feature_id NOT IN (SELECT feature_id FROM feature_row)",
-    ),
-    ("dictionaries without their run", "sae", "run_id NOT IN (SELECT run_id FROM run)"),
-    ("dictionaries without their site", "sae", "site_id NOT IN (SELECT site_id FROM site)"),
-    (
-        "index records without their code set",
-        "index_part",
-        "code_set_id NOT IN (SELECT code_set_id FROM code_set)",
-    ),
-)
-
-_ONCE = (
-    ("documents", "document_row", "document_id"),
-    ("tokens", "token_row", "tokenizer, token_id"),
-    ("statistics", "dimension_row", "run_id, site_id, subject, dim"),
-    ("texts of runs", "run_text", "run_id, place"),
-    (
-        "measurements",
-        "measurement_row",
-        "run_id, site_id, subject, subject_id, metric, control, split",
-    ),
-    ("features", "feature_row", "feature_id"),
-    ("members of features", "feature_member", "feature_id, token_id"),
-    ("types of features", "feature_type_row", "feature_id, token_id"),
-    ("states of features", "feature_state_row", "run_id, feature_id, state_id"),
-    ("writers", "writer_row", "feature_id, neuron"),
-    ("coalitions", "coalition_row", "feature_id, k"),
-    ("projections", "projection_row", "run_id, site_id, subject, item, source, direction, rank"),
-    ("flips", "flip_row", "run_id, site_id, arm, dose, at_norm"),
-    ("rotations", "rotation_row", "rotation_id"),
-    ("components", "rotation_component_row", "rotation_id, component"),
-    ("carried features", "carried_row", "feature_id"),
-    ("steering", "steering_row", "rotation_id, direction, arm, dose"),
-)
-"""Bulk tables have no keys, and a doubled row would double rows of a view. Codes and states are counted below."""
-
-
 def verify(path: Path) -> list[Finding]:
     """Check the whole catalogue at `path`; one finding a check, in a fixed order. Nothing is changed.
 
@@ -144,11 +42,8 @@ def verify(path: Path) -> list[Finding]:
     findings = []
     with store.reading(path) as connection:
         try:
-            for what, table, condition in _REFERENCES:
-                findings.append(_count(connection, what, table, condition))
-            for what, table, key in _ONCE:
-                query = f"SELECT count(*), count(*) - count(DISTINCT ({key})) FROM {table}"
-                findings.append(Finding(f"{what} stored twice", *_row(connection, query)))
+            findings += _references(connection)
+            findings += _doubled(connection)
             findings += _codes(connection)
             findings.append(_patterns(connection))
             findings.append(_documents(connection))
@@ -161,8 +56,30 @@ def verify(path: Path) -> list[Finding]:
     return findings
 
 
-def _count(connection: duckdb.DuckDBPyConnection, what: str, table: str, condition: str) -> Finding:
-    return Finding(what, *_row(connection, f"SELECT count(*), count(*) FILTER ({condition}) FROM {table}"))
+def _references(connection: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    """Whether every row has what its references name; the schema itself has no foreign keys."""
+    for table in parts.tables().values():
+        for column in table.columns:
+            if column.reference is None:
+                continue
+            other, key = parts.target(column)
+            check = column.reference.check or f"{table.rows} without their {other.row}"
+            lost = f"count(*) FILTER ({column.name} NOT IN (SELECT {key} FROM {other.name}))"
+            yield Finding(check, *_row(connection, f"SELECT count(*), {lost} FROM {table.name}"))
+
+
+def _doubled(connection: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    """Whether a key names one row: bulk tables have none to maintain, and a doubled row would double rows of a view.
+
+    Codes and states are counted with what they belong to.
+    """
+    for table in parts.tables().values():
+        if table.key:
+            doubled = f"count(*) - count(DISTINCT ({', '.join(table.key)}))"
+            yield Finding(
+                f"{table.rows} stored twice",
+                *_row(connection, f"SELECT count(*), {doubled} FROM {table.name}"),
+            )
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[int, int]:

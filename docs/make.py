@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help, and docs/views.md from `catalog/views.py`.
+"""Write docs/cli.md from the commands' own help, and docs/views.md from `catalog/parts/`.
 
 `--check` writes nothing and exits with 1 if a file is not what would be written.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from signarium.catalog.views import MACROS, VIEWS
+from signarium.catalog import parts
 from signarium.cli import cli
 
 FOLDER = Path(__file__).resolve().parent
@@ -41,17 +41,17 @@ def cli_page() -> str:
 
 def views_page() -> str:
     """The reference of the views and macros."""
-    parts = ["# The SQL surface", NOTE]
-    parts.append(
+    blocks = ["# The SQL surface", NOTE]
+    blocks.append(
         "These views and macros stay from one version to the next; tables may change. "
         "In every view `model` is the model's name, and codes print as lowercase hex outside Python."
     )
-    for view in VIEWS:
+    for view in parts.views().values():
         rows = "\n".join(f"| `{name}` | {about} |" for name, about in view.columns.items())
-        parts.append(f"## `{view.name}`\n\n{view.about}\n\n| column | what it is |\n|---|---|\n{rows}")
-    rows = "\n".join(f"| `{one.name}({', '.join(one.arguments)})` | {one.about} |" for one in MACROS)
-    parts.append(f"## Macros\n\n| macro | what it gives |\n|---|---|\n{rows}")
-    return "\n\n".join(parts) + "\n"
+        blocks.append(f"## `{view.name}`\n\n{view.about}\n\n| column | what it is |\n|---|---|\n{rows}")
+    rows = "\n".join(f"| `{one.name}({', '.join(one.arguments)})` | {one.about} |" for one in parts.macros())
+    blocks.append(f"## Macros\n\n| macro | what it gives |\n|---|---|\n{rows}")
+    return "\n\n".join(blocks) + "\n"
 
 
 def main() -> None:

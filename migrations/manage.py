@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from ..catalog import store, views
+from ..catalog import store, surface
 from ..catalog.errors import (
     CatalogueMissing,
     CatalogueTooNew,
@@ -47,7 +47,7 @@ def migrate(path: Path, revision: str = "head", scripts: Path = SCRIPTS) -> None
         with store.interruptible(), engine.begin() as connection:
             command.upgrade(config(connection, scripts), revision)
             if revision == "head":
-                views.install(connection.exec_driver_sql)
+                surface.install(connection.exec_driver_sql)
     finally:
         engine.dispose()
 

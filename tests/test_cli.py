@@ -28,7 +28,7 @@ import twins
 from made import DECODER, ENCODER, Made
 
 from signarium import __version__
-from signarium.catalog import engines, views
+from signarium.catalog import engines, parts
 from signarium.cli import FORMATS, cli, main
 from signarium.commands.render.formats import FORMATS as RENDERED
 from signarium.queries.nearest import ask as nearest
@@ -196,9 +196,9 @@ def test_every_format_carries_every_column(run: Run, tmp_path: Path, name: str) 
     objects = json.loads(run(*LISTING[name], "--format", "json").out)
     columns = list(objects[0])
     if name in ("models", "runs", "sites"):
-        assert columns == list(views.view(name).columns)
+        assert columns == list(parts.view(name).columns)
     if name == "nearest":
-        assert columns == ["rank", "distance", *views.view("types").columns]
+        assert columns == ["rank", "distance", *parts.view("types").columns]
     lines = [json.loads(line) for line in run(*LISTING[name], "--format", "ndjson").out.splitlines()]
     assert lines == objects
     rows = list(csv.reader(io.StringIO(run(*LISTING[name], "--format", "csv").out)))
@@ -544,7 +544,7 @@ def test_flip_prints_what_it_measured(
     assert "-3.10 ± 0.05" in shown.out and "\x1b" not in shown.out
     assert shown.err == "a note\n" + "measured before: nothing was run\n" * already
     objects = json.loads(run(*arguments, "--format", "json").out)
-    assert list(objects[0]) == list(views.view("flips").columns) and len(objects) == 41
+    assert list(objects[0]) == list(parts.view("flips").columns) and len(objects) == 41
     assert {one["run_id"] for one in objects} == {featured.FLIP_RUNS[0]}
     assert asked[1][2].pop("progress") is None, "its lines would stand among the objects"
     assert run(*arguments, "--output", "flips.txt").out == ""
@@ -737,7 +737,7 @@ def test_features_fit_a_terminal(with_features: Path, columns: int) -> None:
 def test_evidence_in_every_format(run: Run, tmp_path: Path) -> None:
     objects = json.loads(run("evidence", "--model", DECODER, "--format", "json").out)
     text = run("evidence", "--format", "csv").out.splitlines()
-    assert text[0].split(",") == list(views.view("evidence").columns)
+    assert text[0].split(",") == list(parts.view("evidence").columns)
     assert all(one["model"] == DECODER for one in objects)
     assert run("evidence", "--output", "e.txt").out == ""
     assert (tmp_path / "e.txt").read_text() == run("evidence").out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog import codes, views
+from ...catalog import codes, parts
 from ...catalog.bulk import code_matrix
 from ...catalog.errors import InvalidInput, NotFound
 from ..models import one_model
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOBS = ("mask", "polarity")
-COLUMNS = (*(one for one in views.view("features").columns if one not in _BLOBS), *_BLOBS)
+COLUMNS = (*(one for one in parts.view("features").columns if one not in _BLOBS), *_BLOBS)
 """Those of the view `features`; what no person reads comes last."""
 
 _PLACES = "feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog import store, views
+from ...catalog import parts, store
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import NEURON_BITS, PLACE_BITS
 from ...catalog.index import CodeIndex
@@ -79,7 +79,7 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Whe
         raise InvalidInput(refused, "write one condition such as position > 0")
     names: set[str] = set()
     repeatable = True
-    allowed = {one.name for one in views.VIEWS} | _with_names(node)
+    allowed = set(parts.views()) | _with_names(node)
     for one in _nodes(node):
         kind = one.get("type")
         if one.get("class") == "COLUMN_REF":
@@ -190,7 +190,7 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
 
         message = one_line(str(error))
         if "Referenced column" in message:
-            columns = DIRECTIONS if view == "directions" else views.view(view).columns
+            columns = DIRECTIONS if view == "directions" else parts.view(view).columns
             message = f"{message.split(' Candidate ')[0]} The columns are {', '.join(columns)}"
         raise InvalidInput(f"--where {_brief(where.text)} cannot be used", message) from error
     return np.asarray(found["item"], dtype=np.int64)

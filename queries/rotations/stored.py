@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...catalog import carry, store, views
-from ...catalog.claims import Z_95
+from ...catalog import carry, parts, store
 from ...catalog.errors import InvalidInput, NotFound
+from ...catalog.evidence import Z_95
 from ..models import one_model
 from ..nearest.target import middle
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOBS = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
-COLUMNS = tuple(one for one in views.view("rotations").columns if one not in _BLOBS)
+COLUMNS = tuple(one for one in parts.view("rotations").columns if one not in _BLOBS)
 """Those of the view `rotations` that a list shows: its numbers by the million come one rotation at a time."""
 
 

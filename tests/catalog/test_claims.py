@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import small
 
-from signarium.catalog import bulk, claims, schema, store
+from signarium.catalog import bulk, parts, schema, store
 
 
 def figure(metric: str, control: str, split: str, value: float, **other: object) -> bulk.Figure:
@@ -47,7 +47,7 @@ def test_every_claim_has_a_row_before_anything_is_measured(tmp_path: Path) -> No
     assert {row[3] for row in rows} == {"not measured"}
     assert {row[:3] for row in rows} == {
         (one.claim_id, centre.replace("*", ""), control.name)
-        for one in claims.CLAIMS
+        for one in parts.claims()
         for centre in one.centres
         for control in one.judged
     }

@@ -97,9 +97,9 @@ def test_sql_faiss_and_numpy_agree(
     import duckdb
 
     with duckdb.connect() as connection:
-        from signarium.catalog import views
+        from signarium.catalog import parts
 
-        views_macro = next(m for m in views.MACROS if m.name == "hamming")
+        views_macro = next(m for m in parts.macros() if m.name == "hamming")
         connection.execute(f"CREATE MACRO hamming(a, b) AS {views_macro.expression}")
         table = bulk.code_columns(1, items[rows], np.ones(len(rows), np.float32), codes[rows])
         for query, near, who in zip(case["queries"], distances, found, strict=True):  # type: ignore[call-overload]

@@ -244,3 +244,47 @@ def test_a_damaged_block(catalogue: small.Small) -> None:
         verify(catalogue.path)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, NotACatalogue) or "restore it from a copy" in str(caught.value)
+
+
+CHECKS = {
+    "shards": "run",
+    "runs": "model",
+    "sites": "model",
+    "code sets": "run, site",
+    "codes": "code set",
+    "index records": "code set",
+    "states": "document, feature",
+    "texts": "run",
+    "statistics": "run, site",
+    "measurements": "run, site",
+    "features": "run, site",
+    "members": "feature",
+    "types": "feature",
+    "states of features": "run",
+    "writers": "feature",
+    "coalitions": "feature",
+    "projections": "run, site",
+    "flips": "run, feature, site",
+    "rotations": "run, site in A, site in B",
+    "components": "rotation",
+    "carried features": "rotation",
+    "steering directions": "rotation",
+    "dictionaries": "run, site",
+}
+NOT_THERE = ("texts of runs", "states of features", "carried features")
+TWICE = (
+    "documents, tokens, statistics, texts of runs, measurements, features, members of features, types of features, states of "
+    "features, writers, coalitions, projections, flips, rotations, components, carried features, steering"
+)
+
+
+def test_the_references_and_keys_that_are_checked(tmp_path: Path) -> None:
+    """They follow from the tables; here as a list, so that none is lost."""
+    checks = [one.check for one in verify(small.empty(tmp_path / "c.duckdb"))]
+    expected = {f"{rows} without their {row}" for rows, many in CHECKS.items() for row in many.split(", ")}
+    expected |= {f"{rows} that are not there" for rows in NOT_THERE}
+    expected |= {f"{rows} stored twice" for rows in TWICE.split(", ")}
+    assert {
+        one for one in checks if "without their" in one or "that are not" in one or "twice" in one
+    } == expected
+    assert len(checks) == len(set(checks))

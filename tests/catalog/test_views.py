@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import small
 
-from signarium.catalog import claims, store, views
+from signarium.catalog import parts, store, surface
 
 PROMISED = {
     "models": "model_id, name, source, revision, architecture, width, n_layers, d_ffn, vocab_size, dtype, "
@@ -74,7 +74,7 @@ ROWS = {
     "steering": 1,
     "saes": 1,
     "measurements": 1,
-    "evidence": sum(len(one.centres) * len(one.judged) for one in claims.CLAIMS),
+    "evidence": sum(len(one.centres) * len(one.judged) for one in parts.claims()),
 }
 MORE = {
     "features": "p_value, threshold, n_members, repeats, best_dim, agreement_mean, agreement_std, run_id",
@@ -95,13 +95,13 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> small.Small:
 
 
 def test_which_views() -> None:
-    assert {one.name for one in views.VIEWS} == set(PROMISED)
+    assert set(parts.views()) == set(PROMISED)
 
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_columns(catalogue: small.Small, name: str) -> None:
     promised = PROMISED[name].split(", ") + (MORE[name].split(", ") if name in MORE else [])
-    assert list(views.view(name).columns) == promised, "the reference"
+    assert list(parts.view(name).columns) == promised, "the reference"
     with store.reading(catalogue.path) as connection:
         found = connection.execute(f"SELECT * FROM {name}")
         assert [one[0] for one in found.description or []] == promised, "the file"
@@ -110,7 +110,7 @@ def test_columns(catalogue: small.Small, name: str) -> None:
 
 def test_an_unknown_view() -> None:
     with pytest.raises(KeyError):
-        views.view("nothing")
+        parts.view("nothing")
 
 
 def test_values(catalogue: small.Small) -> None:
@@ -154,9 +154,9 @@ def test_status_of_a_run(tmp_path: Path) -> None:
 
 
 def test_macros_are_documented_as_they_are(catalogue: small.Small) -> None:
-    assert {one.name for one in views.MACROS} == {"hamming", "agreement", "sign_bit", "bit"}
+    assert {one.name for one in parts.macros()} == {"hamming", "agreement", "sign_bit", "bit"}
     with store.reading(catalogue.path) as connection:
-        for macro in views.MACROS:
+        for macro in parts.macros():
             rows = connection.execute(
                 "SELECT parameters FROM duckdb_functions() WHERE function_name = ? AND NOT internal",
                 [macro.name],
@@ -168,6 +168,6 @@ def test_macros_are_documented_as_they_are(catalogue: small.Small) -> None:
 
 def test_install_twice(catalogue: small.Small) -> None:
     with store.writing(catalogue.path) as session:
-        views.install(session.connection().exec_driver_sql)
+        surface.install(session.connection().exec_driver_sql)
     with store.reading(catalogue.path) as connection:
         assert connection.execute("SELECT count(*) FROM types").fetchone() == (2 * small.N_TYPES,)

@@ -11,7 +11,7 @@ from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
 
 import signarium
-from signarium.catalog import views
+from signarium.catalog import parts
 from signarium.catalog.errors import NotFound
 from signarium.commands.pages.evidence import page
 
@@ -32,7 +32,7 @@ def c(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> signarium.Ca
             ("2", "Bits are independent", "0.0051", DECODER, "1234.5", "rotated", "0.004", "survives"),
         )
     )
-    columns = ", ".join(views.view("evidence").columns)
+    columns = ", ".join(parts.view("evidence").columns)
     with duckdb.connect(str(path)) as connection:
         connection.execute(
             f"CREATE OR REPLACE VIEW evidence AS SELECT * REPLACE (published::DOUBLE AS published, value::DOUBLE AS value, "
@@ -50,7 +50,7 @@ def _ordered(columns: str) -> str:
 
 def test_rows_in_order(c: signarium.Catalogue) -> None:
     found = c.evidence()
-    assert sorted(found.column_names) == sorted(views.view("evidence").columns)
+    assert sorted(found.column_names) == sorted(parts.view("evidence").columns)
     keys = [(row["claim_id"], row["model"], row["control"]) for row in found.to_pylist()]
     assert keys == sorted(keys) and len(keys) == 4
     assert set(c.evidence(DECODER).column("model").to_pylist()) == {DECODER}
@@ -89,7 +89,7 @@ def test_a_pair_is_named(c: signarium.Catalogue, tmp_path: Path, model: str | No
 
 def test_the_view_of_the_catalogue_is_read(catalogue: Made) -> None:
     table = signarium.open(catalogue.path).evidence()
-    assert table.column_names == list(views.view("evidence").columns)
+    assert table.column_names == list(parts.view("evidence").columns)
     assert page(table, 80).splitlines()[-1] == f"({table.num_rows} rows)"
 
 

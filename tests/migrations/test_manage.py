@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from digest import Commands
 
-from signarium.catalog import revisions, schema, store, verify, views
+from signarium.catalog import parts, revisions, schema, store, verify
 from signarium.catalog.errors import (
     CatalogueMissing,
     CatalogueTooNew,
@@ -79,7 +79,7 @@ def test_autogenerate_finds_nothing(filled: small.Small) -> None:
     with engine.begin() as connection:
         # The check itself sees what is missing.
         connection.exec_driver_sql("ALTER TABLE site DROP COLUMN layer")
-        found = compare_metadata(MigrationContext.configure(connection), schema.Base.metadata)
+        found = compare_metadata(MigrationContext.configure(connection), schema.metadata())
         assert any("layer" in str(one) for one in found)
     engine.dispose()
 
@@ -113,7 +113,7 @@ def test_every_revision_on_a_file_with_rows(tmp_path: Path) -> None:
     engine.dispose()
     assert counts(path) == rows | {"alembic_version": 1}
     with store.reading(path) as connection:
-        for view in views.VIEWS:
+        for view in parts.views().values():
             connection.execute(f"SELECT * FROM {view.name}").fetchall()
 
 

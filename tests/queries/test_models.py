@@ -9,7 +9,7 @@ import pytest
 from made import DECODER, ENCODER, Made
 
 import signarium
-from signarium.catalog import views
+from signarium.catalog import parts
 from signarium.catalog.errors import CatalogueMissing, InvalidInput, NotACatalogue, NotFound
 from signarium.commands.pages import lists
 from signarium.commands.render.formats import rendered
@@ -19,7 +19,7 @@ from signarium.queries import models
 @pytest.mark.parametrize("view", ["models", "runs", "sites", "code_sets"])
 def test_rows_are_the_view(catalogue: Made, view: str) -> None:
     table = models.rows(catalogue.path, view)
-    assert table.column_names == list(views.view(view).columns)
+    assert table.column_names == list(parts.view(view).columns)
     with duckdb.connect(str(catalogue.path), read_only=True) as connection:
         expected = connection.execute(f"SELECT * FROM {view}").fetchall()
     assert sorted(map(repr, expected)) == sorted(repr(tuple(row.values())) for row in table.to_pylist())
@@ -45,7 +45,7 @@ def test_models_and_sites_in_order(catalogue: Made) -> None:
 def test_info_counts_what_the_views_hold(catalogue: Made) -> None:
     found = dict(zip(*models.info(catalogue.path).to_pydict().values(), strict=True))
     with duckdb.connect(str(catalogue.path), read_only=True) as connection:
-        for view in views.VIEWS:
+        for view in parts.views().values():
             ((n,),) = connection.execute(f"SELECT count(*) FROM {view.name}").fetchall()
             assert found[view.name] == str(n), view.name
     assert found["bytes"] == str(catalogue.path.stat().st_size)

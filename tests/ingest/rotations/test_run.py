@@ -15,8 +15,7 @@ import torch
 import turned
 import wordy
 
-from signarium.catalog import verify
-from signarium.catalog.claims import CLAIMS
+from signarium.catalog import parts, verify
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
 from signarium.ingest.model.load import load_model
 from signarium.ingest.model.sites import Site
@@ -364,7 +363,7 @@ def test_every_claim_about_rotations_has_its_figures(home: Path, tmp_path: Path)
     written = {
         row[0] for row in digest.rows(copy, "SELECT DISTINCT claim_id FROM evidence WHERE from_model = 'A'")
     }
-    assert written == {one.claim_id for one in CLAIMS if one.subject == "rotation"}
+    assert written == {one.claim_id for one in parts.claims() if one.subject == "rotation"}
 
 
 def test_models_in_bfloat16(home: Path, tmp_path: Path) -> None:

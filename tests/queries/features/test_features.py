@@ -20,7 +20,7 @@ from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
 
 import signarium
-from signarium.catalog import views
+from signarium.catalog import parts
 from signarium.catalog.codes import agreement
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError, TextError
 from signarium.commands.pages import lists as pages
@@ -85,7 +85,7 @@ def test_codes_of_another_width_are_refused() -> None:
 
 def test_list_is_the_view(c: signarium.Catalogue, rows: list[featured.Row]) -> None:
     table = c.features(limit=None)
-    columns = list(views.view("features").columns)
+    columns = list(parts.view("features").columns)
     assert sorted(table.column_names) == sorted(columns) and table.column_names[-2:] == ["mask", "polarity"]
     with duckdb.connect(str(c.path), read_only=True) as connection:
         view = connection.execute("SELECT * FROM features").to_arrow_table().select(table.column_names)
@@ -156,23 +156,23 @@ def test_a_card_is_the_rows_of_the_views(c: signarium.Catalogue, rows: list[feat
     one = rows[0]
     card = c.feature(one.feature_id)
     assert card.feature.column("feature_id").to_pylist() == [one.feature_id]
-    parts = card.parts()
+    told = card.parts()
     for name in ("members", "types", "states"):
-        columns = [column for column in parts[name][0] if column != "context"]
+        columns = [column for column in told[name][0] if column != "context"]
         order = "rank" if name != "members" else "part, token_id"
         view = query(
             c.path,
             f"SELECT {', '.join(columns)} FROM feature_{name} WHERE feature_id = ? ORDER BY {order}",
             one.feature_id,
         )
-        assert [tuple(row[column] for column in columns) for row in parts[name]] == view != []
-    assert len(parts["states"]) == 20 and len(parts["types"]) == 50
-    for row in parts["states"]:
+        assert [tuple(row[column] for column in columns) for row in told[name]] == view != []
+    assert len(told["states"]) == 20 and len(told["types"]) == 50
+    for row in told["states"]:
         assert f"«{row['token'].lstrip(' ') or row['token']}»" in row["context"]
-    assert len(parts["measurements"]) == len(
+    assert len(told["measurements"]) == len(
         query(c.path, "SELECT 1 FROM measurements WHERE subject_id = ?", str(one.feature_id))
     )
-    assert card.measurements.column_names == list(views.view("measurements").columns)
+    assert card.measurements.column_names == list(parts.view("measurements").columns)
 
 
 def test_the_histogram_counts_all_types(c: signarium.Catalogue, rows: list[featured.Row]) -> None:

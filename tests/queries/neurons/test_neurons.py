@@ -20,7 +20,7 @@ from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
 
 import signarium
-from signarium.catalog import views
+from signarium.catalog import parts
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
 from signarium.catalog.index import CodeIndex
 from signarium.commands.pages import lists as pages
@@ -165,7 +165,7 @@ def test_neurons_near_a_type(c: signarium.Catalogue, causes: featured.Causes, wh
 def test_rows_of_neurons_and_unembedding_equal_the_views(c: signarium.Catalogue) -> None:
     for within, key in (("neurons", ["layer", "neuron"]), ("unembedding", ["token_id"])):
         table = c.nearest("code:" + "0f" * 5 + "00", within=within, model=DECODER, k=ALL).table
-        names = list(views.view(within).columns)
+        names = list(parts.view(within).columns)
         extra = ["rank", "distance", "polarity"] if within == "neurons" else ["rank", "distance"]
         assert table.column_names == [*extra, *names]
         with duckdb.connect(str(c.path), read_only=True) as connection:
@@ -483,18 +483,18 @@ def test_a_page_has_the_causes(c: signarium.Catalogue, rows: list[featured.Row],
 
 
 def test_a_card_has_the_causes(c: signarium.Catalogue, rows: list[featured.Row]) -> None:
-    parts = c.feature(rows[0].feature_id).parts()
-    assert [row["rank"] for row in parts["writers"]] == list(range(1, 11))
-    assert all(row["raises"] for row in parts["writers"])
-    assert [row["k"] for row in parts["coalitions"]] == [1, 10]
-    assert {(row["subject"], row["source"]) for row in parts["projections"]} == {
+    told = c.feature(rows[0].feature_id).parts()
+    assert [row["rank"] for row in told["writers"]] == list(range(1, 11))
+    assert all(row["raises"] for row in told["writers"])
+    assert [row["k"] for row in told["coalitions"]] == [1, 10]
+    assert {(row["subject"], row["source"]) for row in told["projections"]} == {
         (a, b) for a in ("feature", "direction") for b in ("float", "sign")
     }
-    columns = ", ".join(parts["flips"][0])
+    columns = ", ".join(told["flips"][0])
     view = query(c.path, f"SELECT {columns} FROM flips WHERE run_id = ?", featured.FLIP_RUNS[1])
-    assert sorted(map(str, view)) == sorted(str(tuple(row.values())) for row in parts["flips"])
-    assert list(parts["flips"][0]) == list(views.view("flips").columns)
-    assert [row["run_id"] for row in parts["flip_runs"]] == list(featured.FLIP_RUNS[::-1])
+    assert sorted(map(str, view)) == sorted(str(tuple(row.values())) for row in told["flips"])
+    assert list(told["flips"][0]) == list(parts.view("flips").columns)
+    assert [row["run_id"] for row in told["flip_runs"]] == list(featured.FLIP_RUNS[::-1])
 
 
 def test_a_neuron_without_writers_is_short(

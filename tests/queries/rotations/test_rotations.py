@@ -13,7 +13,7 @@ import twins
 from twins import ALPHA, BETA, GAMMA, SITES, WIDTH, Twins
 
 import signarium
-from signarium.catalog import views
+from signarium.catalog import parts
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
 from signarium.commands.pages import lists as pages
 from signarium.commands.pages import rotation as rotation_page
@@ -35,7 +35,7 @@ def c(made: Twins) -> signarium.Catalogue:
 def test_rows_are_the_view_without_the_matrices(c: signarium.Catalogue) -> None:
     table = c.rotations()
     blobs = {"matrix", "mean_a", "mean_b", "std_a", "std_b"}
-    assert table.column_names == [one for one in views.view("rotations").columns if one not in blobs]
+    assert table.column_names == [one for one in parts.view("rotations").columns if one not in blobs]
     assert table.column("rotation_id").to_pylist() == [3, 1, 2, 6, 5, 4]
     assert c.rotations(ALPHA).num_rows == 6 and c.rotations(GAMMA).num_rows == 0
     assert rotations.rows(c.path, run_id="align-new").column("rotation_id").to_pylist() == [3, 2, 6]
@@ -165,7 +165,7 @@ def test_lists_fit(c: signarium.Catalogue, width: int | None) -> None:
 
 def test_dictionaries(c: signarium.Catalogue) -> None:
     table = c.saes()
-    assert table.column_names == list(views.view("saes").columns)
+    assert table.column_names == list(parts.view("saes").columns)
     assert table.column("name").to_pylist() == ["alpha sae 0", "alpha sae 1", "beta sae 0", "beta sae 1"]
     assert c.saes(BETA).num_rows == 2
 
