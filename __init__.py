@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .queries.features.card import FeatureCard
     from .queries.nearest.ask import Answer, Neighbours, Place
     from .queries.neurons.lists import NeuronCard
+    from .queries.rotations.card import RotationCard
     from .queries.rotations.stored import StoredRotation
 
 from . import ingest
@@ -54,7 +55,7 @@ def open(path: str | Path | None = None) -> Catalogue:
     """
     from .catalog import store
 
-    found = Path(path) if path is not None else store.default_path()
+    found = Catalogue(path).path
     with store.reading(found):
         # A notebook may change its folder between two calls.
         return Catalogue(found.absolute())
@@ -67,8 +68,10 @@ class Catalogue:
     one line that says what is wrong and what to do.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None = None) -> None:
+        from .catalog import store
+
+        self.path = Path(path) if path is not None else store.default_path()
 
     def __repr__(self) -> str:
         return f"signarium.open({str(self.path)!r})"
@@ -236,15 +239,18 @@ class Catalogue:
         model: str | None = None,
         site: str | None = None,
         centre: str | None = None,
+        flip_run: str | None = None,
     ) -> FeatureCard:
         """All about one feature, by its id, or by its name if that is its alone at that model, site and centre.
+
+        Of several runs of `flip` the card has the latest, or the one whose id is `flip_run`.
 
         Raises:
             NotFound, InvalidInput: if none is called so, or several are.
         """
         from .queries.features.card import show
 
-        return show(self.path, str(feature), model=model, site=site, centre=centre)
+        return show(self.path, str(feature), model=model, site=site, centre=centre, flip_run=flip_run)
 
     def find(
         self,
@@ -432,15 +438,17 @@ class Catalogue:
             progress=progress,
         )
 
-    def rotations(self, model: str | None = None) -> pa.Table:
+    def rotations(self, model: str | None = None, *, run_id: str | None = None) -> pa.Table:
         """The view `rotations` without its matrices, by models and site; of one model on either side if given.
+
+        `run_id` asks for those that one `align` made, which its report names.
 
         Raises:
             NotFound: if there is no such model.
         """
         from .queries.rotations.stored import rows
 
-        return rows(self.path, model)
+        return rows(self.path, model, run_id)
 
     def rotation(self, model_a: str, model_b: str, site: str | None = None) -> StoredRotation:
         """The newest rotation from one model to another as numbers: at a site of the first, or at the middle one there is.
@@ -455,6 +463,17 @@ class Catalogue:
         from .queries.rotations.stored import rotation
 
         return rotation(self.path, model_a, model_b, site)
+
+    def rotation_card(self, model_a: str, model_b: str, site: str | None = None) -> RotationCard:
+        """All about the newest rotation from one model to another, as tables: what it explains beside its controls, what it
+        carries, and what that steers; at a site of the first, or at the middle one there is.
+
+        Raises:
+            InvalidInput, NotFound: naming what there is; also if it is stored the other way alone.
+        """
+        from .queries.rotations.card import show
+
+        return show(self.path, model_a, model_b, site)
 
     def train_sae(
         self,

@@ -51,15 +51,14 @@ def test_the_readme_shows_the_two_commands() -> None:
 
 def test_commands_and_options_of_the_readme_exist() -> None:
     import click
-
-    from signarium.cli import cli
+    from terminal import ALL
 
     shown = re.findall(r"^\$? ?signarium ([a-z]+)(.*)$", README, re.M)
     assert {name for name, _ in shown} >= {"ingest", "nearest"}
     for name, rest in shown:
-        command = cli.commands[name]
+        command = ALL[name,]
         if isinstance(command, click.Group):
-            command = command.commands[rest.split()[0]]
+            command = ALL[name, rest.split()[0]]
         known = {flag for one in command.params if isinstance(one, click.Option) for flag in one.opts}
         for flag in re.findall(r"(?<!\S)(--?[a-z][a-z-]*)", re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", rest)):
             assert flag in known, f"{name} {flag}"

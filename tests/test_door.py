@@ -81,7 +81,7 @@ def test_ingest_is_callable_before_and_after_its_modules_are_imported() -> None:
 
 
 def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
-    from signarium.cli import cli
+    from signarium.commands.ingest import ingest as command
     from signarium.ingest.run import ingest
 
     door = list(inspect.signature(signarium.ingest).parameters.values())
@@ -89,7 +89,7 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
     assert [(one.name, one.kind, one.default) for one in door] == [
         (one.name, one.kind, one.default) for one in job
     ]
-    options = {one.name for one in cli.commands["ingest"].params}
+    options = {one.name for one in command.params}
     assert {one.name for one in door} - {"db", "progress"} == options
 
 
@@ -107,6 +107,7 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
         ("flip", "flip"),
         ("align", "align"),
         ("rotations list", "rotations"),
+        ("rotations show", "rotation_card"),
         ("sae train", "train_sae"),
         ("sae add", "add_sae"),
         ("sae list", "saes"),
@@ -114,21 +115,17 @@ def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
     ],
 )
 def test_methods_have_the_options_of_the_command(command: str, method: str) -> None:
-    import click
-
-    from signarium.cli import cli
+    from terminal import ALL
 
     parameters = inspect.signature(getattr(signarium.Catalogue, method)).parameters
-    found: click.Command = cli
-    for name in command.split():
-        assert isinstance(found, click.Group)
-        found = found.commands[name]
-    options = {one.name: one.default for one in found.params}
+    options = {one.name: one.default for one in ALL[tuple(command.split())].params}
     # Of these it is no place for what is printed.
     printed = {"format_"} if command in ("align", "sae train") else {"format_", "output"}
     # A flag beside an option is False in its place.
     printed |= {"no_steer"}
-    assert set(parameters) - {"self", "progress"} == set(options) - printed
+    # What one command made, for the command that prints it.
+    runs = {"flip_run", "run_id"}
+    assert set(parameters) - {"self", "progress"} - runs == set(options) - printed
     for name, default in options.items():
         if name not in ("format_", "output", "query", "no_steer") and isinstance(default, (str, int, float)):
             assert parameters[name].default == default, name

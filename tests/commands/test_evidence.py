@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import duckdb
 import pytest
 from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
+from terminal import Run
 
 import signarium
 from signarium.catalog import parts
@@ -120,3 +122,12 @@ def test_formats(c: signarium.Catalogue, tmp_path: Path) -> None:
     from signarium.commands.render.formats import rendered
 
     assert rendered(c.evidence(), "csv").splitlines()[0].startswith("claim_id,source,claim,")
+
+
+def test_evidence_in_every_format(run: Run, tmp_path: Path) -> None:
+    objects = json.loads(run("evidence", "--model", DECODER, "--format", "json").out)
+    text = run("evidence", "--format", "csv").out.splitlines()
+    assert text[0].split(",") == list(parts.view("evidence").columns)
+    assert all(one["model"] == DECODER for one in objects)
+    assert run("evidence", "--output", "e.txt").out == ""
+    assert (tmp_path / "e.txt").read_text() == run("evidence").out

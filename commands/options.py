@@ -1,0 +1,158 @@
+"""Options that several commands share, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .output import FORMATS, Output
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_RESUMES = "signarium.resumes"
+
+
+def resumes(context: click.Context | None = None) -> bool:
+    """Whether the command that runs can be gone on with after it is interrupted."""
+    context = context or click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_RESUMES))
+
+
+def can_resume() -> None:
+    """Says of the command that runs that the same command goes on where it was interrupted."""
+    click.get_current_context().meta[_RESUMES] = True
+
+
+# ---- what is printed, and where -------------------------------------------------------------------
+
+
+def _with_output(command: F, formats: tuple[str, ...], about: str) -> F:
+    """`--format` and `--output`, given to the command as one argument `output`."""
+
+    @wraps(command)
+    def run(*args: Any, format_: str, output: Path | None, **options: Any) -> Any:
+        return command(*args, output=Output(format_, output), **options)
+
+    file = click.option(
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write to a file, whole or not at all.",
+    )
+    return _format(formats, about)(file(run))  # type: ignore[return-value]
+
+
+def _format(formats: tuple[str, ...], about: str) -> Callable[[F], F]:
+    return click.option(
+        "--format", "format_", type=click.Choice(formats), default="table", show_default=True, help=about
+    )
+
+
+def output_options(command: F) -> F:
+    """`--format` and `--output` of every command that lists; the command takes them as `output`."""
+    about = "table shows the main columns, the others all of them; parquet needs --output."
+    return _with_output(command, FORMATS, about)
+
+
+def page_options(about_json: str) -> Callable[[F], F]:
+    """`--format` and `--output` of a command that prints a page; the command takes them as `output`."""
+    return lambda command: _with_output(command, ("table", "json"), about_json)
+
+
+def format_option(about_json: str) -> Callable[[F], F]:
+    """`--format` alone, table or json; the command takes it as `format_`."""
+    return _format(("table", "json"), about_json)
+
+
+# ---- which part of the catalogue ------------------------------------------------------------------
+
+
+def model_option(about: str = "One model of the catalogue.") -> Callable[[F], F]:
+    """`--model`."""
+    return click.option("--model", metavar="NAME", help=about)
+
+
+def centre_option(about: str) -> Callable[[F], F]:
+    """`--centre`."""
+    return click.option("--centre", type=click.Choice(["zero", "mean"]), help=about)
+
+
+def place_options(command: F) -> F:
+    """`--model`, `--site` and `--centre` of the commands about features."""
+    command = centre_option("Only with this centre.")(command)
+    command = click.option("--site", metavar="SITE", help="Only at this site.")(command)
+    return model_option()(command)
+
+
+def limit_option(command: F) -> F:
+    """`--limit`."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(0),
+        default=20,
+        show_default=True,
+        metavar="N",
+        help="How many; 0 for all.",
+    )(command)
+
+
+def least_option(command: F) -> F:
+    """`--least`."""
+    return click.option(
+        "--least",
+        type=click.FloatRange(0, 1),
+        default=0.8,
+        show_default=True,
+        metavar="SHARE",
+        help="Leave out agreements below this.",
+    )(command)
+
+
+# ---- what a model is run over, and on what --------------------------------------------------------
+
+
+def text_option(required: bool = True) -> Callable[[F], F]:
+    """`--text`, which may be repeated."""
+    return click.option(
+        "--text",
+        multiple=True,
+        required=required,
+        metavar="PATH",
+        help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.",
+    )
+
+
+def tokens_option(command: F) -> F:
+    """`--max-tokens` of what takes a part of a text."""
+    return click.option(
+        "--max-tokens",
+        type=click.IntRange(1),
+        default=65_536,
+        show_default=True,
+        metavar="N",
+        help="Tokens of the text that count.",
+    )(command)
+
+
+def context_option(
+    default: int = 256, least: int = 2, about: str = "Tokens of a window."
+) -> Callable[[F], F]:
+    """`--context`."""
+    return click.option(
+        "--context", type=click.IntRange(least), default=default, show_default=True, metavar="N", help=about
+    )
+
+
+def device_option(about: str = "cpu, cuda, cuda:1, mps.") -> Callable[[F], F]:
+    """`--device`."""
+    return click.option("--device", default="auto", show_default=True, help=about)
+
+
+def seed_option(about: str) -> Callable[[F], F]:
+    """`--seed`."""
+    return click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help=about
+    )

@@ -1,0 +1,112 @@
+"""`align` and `rotations` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import twins
+from terminal import Run, in_terminal
+
+
+def test_rotations_in_every_format(
+    run: Run, rotated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    for arguments, first in (
+        (["rotations", "list"], "rotation_id"),
+        (["sae", "list", "--model", twins.ALPHA], "sae_id"),
+        (["nearest", f"state:{twins.BASE}", "--model", twins.ALPHA, "--across", twins.BETA], "rank"),
+        (["nearest", "direction:alpha sae 0/3", "--in", "directions"], "rank"),
+        (["features", "list", "--kind", "direction"], "feature_id"),
+    ):
+        objects = json.loads(run(*arguments, "--format", "json").out)
+        assert next(iter(objects[0])) == first and objects
+        rows = list(csv.reader(io.StringIO(run(*arguments, "--format", "csv").out)))
+        assert rows[0] == list(objects[0]) and len(rows) == len(objects) + 1
+        file = tmp_path / "rows.parquet"
+        assert run(*arguments, "--format", "parquet", "--output", str(file)).out == ""
+        assert pq.read_table(file).num_rows == len(objects)
+        assert "\x1b" not in run(*arguments).out
+    shown = ["rotations", "show", twins.ALPHA, twins.BETA, "--site", "resid_post.1"]
+    (card,) = json.loads(run(*shown, "--format", "json").out)
+    assert card["rotation"]["rotation_id"] == 2 and len(card["components"]) == 60
+    text = run(*shown).out
+    assert run(*shown, "--output", "page.txt").out == "" and (tmp_path / "page.txt").read_text() == text
+    assert text.startswith("rotation from alpha to beta at resid_post.1\n")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_rotations_fit_a_terminal(rotated: Path, columns: int) -> None:
+    shown = ["rotations", "show", twins.ALPHA, twins.BETA, "--site", "resid_post.1"]
+    for arguments in (
+        ["rotations", "list"],
+        shown,
+        ["sae", "list"],
+        ["features", "show", str(twins.CARRIED)],
+    ):
+        page = in_terminal(columns, "--db", str(rotated), *arguments, NO_COLOR="1")
+        assert page.code == 0 and "\x1b" not in page.out and "hidden" not in page.out
+        assert max(map(len, page.out.splitlines())) <= columns
+    assert "\x1b[1m" in in_terminal(columns, "--db", str(rotated), *shown).out
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_align_prints_what_it_found(
+    run: Run, rotated: Path, monkeypatch: pytest.MonkeyPatch, already: bool
+) -> None:
+    from signarium.ingest.rotations import run as aligning
+
+    monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
+    asked = []
+
+    def aligned(path: Path, a: str, b: str, **options: object) -> aligning.AlignReport:
+        asked.append((path, a, b, options))
+        return aligning.AlignReport("align-new", a, b, already, notes=["a note"])
+
+    monkeypatch.setattr(aligning, "align", aligned)
+    arguments = [
+        "align",
+        "alpha",
+        "beta",
+        "--text",
+        "a.txt",
+        "--text",
+        "b",
+        "--sites",
+        "resid_post.0,1",
+        "--no-steer",
+    ]
+    shown = run(*arguments, "--output", "r.npy", "--seed", "3")
+    path, a, b, options = asked[0]
+    assert (path, a, b) == (rotated, "alpha", "beta") and options.pop("progress") is not None
+    assert options == {
+        "text": ["a.txt", "b"], "sites": "resid_post.0,1", "output": Path("r.npy"), "max_tokens": 65_536, "context": 256,
+        "steer": False, "device": "auto", "seed": 3,
+    }  # fmt: skip
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert lines[0].split() == [
+        "site",
+        "as",
+        "is",
+        "mean",
+        "rotation",
+        "linear",
+        "shuffle",
+        "swap",
+        "token",
+        "halves",
+    ]
+    assert len(lines) == 6 and max(map(len, lines)) <= 80 and "\x1b" not in shown.out
+    said = shown.err.splitlines()
+    assert said[0] == "a note" and ("fitted before: nothing was run" in said) is already
+    assert said[-2].startswith("resid_post.0: the rotation explains -0.900, not surely more than one")
+    assert said[-1] == "resid_post.0: 3 of 60 dimensions vary"
+    objects = json.loads(run(*arguments, "--format", "json").out)
+    assert [one["rotation_id"] for one in objects] == [3, 2, 6]
+    assert asked[1][3].pop("progress") is None, "its lines would stand among the objects"
