@@ -7,8 +7,9 @@ that side of its centre, if it is normal with the mean and standard deviation of
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,33 +18,43 @@ from .codes import Codes, pack, unpack
 from .errors import InvalidInput
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 _DIRECT = 30.0
 """Up to here `erfc` is far from underflow; beyond it the continued fraction needs few terms."""
 _TERMS = 12
+PARTS = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
+"""What a stored rotation is made of: BLOBs of the view `rotations`."""
 _BLOCK_BYTES = 64 << 20
 """Of the floats of as many codes as are carried at a time."""
 
 
-@dataclass(frozen=True, eq=False)
-class Rotation:
-    """The map from A's states to B's at one site.
+Array = TypeVar("Array", bound=Any)
+Other = TypeVar("Other", bound=Any)
 
-    `matrix` is float32 (width, width) for row vectors; means and standard deviations, over the tokens that it was fitted
-    on, are float32 (width,).
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Generic[Array]):
+    """The map from A's states to B's at one site: x_b ~ (x_a - mean_a) R + mean_b for rows x, with R orthogonal.
+
+    `matrix` is R, (width, width); means and standard deviations, over the tokens that it was fitted on, are (width,). All
+    are numpy arrays, or all torch tensors of one float type on one device: float32 as stored, float64 as fitted.
+
+    Raises:
+        InvalidInput: if the shapes do not belong together.
     """
 
-    matrix: NDArray[np.float32]
-    mean_a: NDArray[np.float32]
-    mean_b: NDArray[np.float32]
-    std_a: NDArray[np.float32]
-    std_b: NDArray[np.float32]
+    matrix: Array
+    mean_a: Array
+    mean_b: Array
+    std_a: Array
+    std_b: Array
 
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.matrix.shape[0] != self.matrix.shape[1]:
-            raise InvalidInput(f"a rotation of shape {self.matrix.shape} is not square")
-        for name in ("mean_a", "mean_b", "std_a", "std_b"):
-            if (shape := getattr(self, name).shape) != (self.width,):
+            raise InvalidInput(f"a rotation of shape {tuple(self.matrix.shape)} is not square")
+        for name in PARTS[1:]:
+            if (shape := tuple(getattr(self, name).shape)) != (self.width,):
                 raise InvalidInput(f"{name} of shape {shape} is not of width {self.width}")
 
     @property
@@ -52,14 +63,30 @@ class Rotation:
         return len(self.matrix)
 
     @property
-    def inverse(self) -> Rotation:
+    def inverse(self) -> Rotation[Array]:
         """From B to A."""
         return Rotation(self.matrix.T, self.mean_b, self.mean_a, self.std_b, self.std_a)
+
+    def to_b(self, a: Array) -> Array:
+        """States of A, (..., width), in B's basis about B's mean."""
+        return self.direction_to_b(a - self.mean_a) + self.mean_b
+
+    def to_a(self, b: Array) -> Array:
+        """States of B, (..., width), in A's basis about A's mean."""
+        return (b - self.mean_b) @ self.matrix.T + self.mean_a
+
+    def direction_to_b(self, v: Array) -> Array:
+        """Row vectors of A, (..., width), such as a steering direction, in B's basis: no mean is moved."""
+        return v @ self.matrix
+
+    def each(self, change: Callable[[Array], Other]) -> Rotation[Other]:
+        """The same map, its matrix and vectors as `change` gives them: in another float type, on another device."""
+        return Rotation(*(change(getattr(self, name)) for name in PARTS))
 
     @classmethod
     def from_blobs(
         cls, width: int, matrix: bytes, mean_a: bytes, mean_b: bytes, std_a: bytes, std_b: bytes
-    ) -> Rotation:
+    ) -> Rotation[NDArray[np.float32]]:
         """From the BLOBs of the view `rotations`: float32, little-endian, row-major.
 
         Raises:
@@ -73,7 +100,11 @@ class Rotation:
                     "run `signarium db verify`",
                 )
             parts.append(np.frombuffer(blob, "<f4").astype(np.float32, copy=False))
-        return cls(parts[0].reshape(width, width), *parts[1:])
+        return Rotation(parts[0].reshape(width, width), *parts[1:])
+
+
+Stored = Rotation[NDArray[np.float32]]
+"""A rotation as the catalogue keeps it."""
 
 
 def _hazard(z: Floats) -> Floats:
@@ -121,31 +152,39 @@ def sides(mean: NDArray[Any], std: NDArray[Any], centre: NDArray[Any] | None = N
     return below, above
 
 
-def expected_floats(codes: Codes, rotation: Rotation, centre: NDArray[Any] | None = None) -> Floats:
+def expected_floats(codes: Codes, rotation: Stored, centre: NDArray[Any] | None = None) -> Floats:
     """A's states in the mean, given their codes about `centre` (zero if None): (..., bytes) to (..., width)."""
     below, above = sides(rotation.mean_a, rotation.std_a, centre)
     return np.where(unpack(codes, rotation.width) == 1, above, below)
 
 
-def carry_floats(x: NDArray[Any], rotation: Rotation) -> Floats:
-    """States of A, (..., width), in B's basis about B's mean.
+def carry_floats(x: NDArray[Any], rotation: Stored) -> Floats:
+    """States of A, (..., width), in B's basis about B's mean, in float64.
 
     Raises:
         InvalidInput: if they have another width.
     """
     x = np.asarray(x, np.float64)
     _check(x, rotation)
-    return carry_direction(x - rotation.mean_a, rotation) + rotation.mean_b.astype(np.float64)
+    return _wide(rotation).to_b(x)
 
 
-def carry_direction(v: NDArray[Any], rotation: Rotation) -> Floats:
-    """Directions of A, (..., width), in B's basis: no mean is moved."""
+def carry_direction(v: NDArray[Any], rotation: Stored) -> Floats:
+    """Directions of A, (..., width), in B's basis, in float64: no mean is moved.
+
+    Raises:
+        InvalidInput: if they have another width.
+    """
     v = np.asarray(v, np.float64)
     _check(v, rotation)
-    return v @ rotation.matrix.astype(np.float64)
+    return _wide(rotation).direction_to_b(v)
 
 
-def _check(x: Floats, rotation: Rotation) -> None:
+def _wide(rotation: Stored) -> Rotation[Floats]:
+    return rotation.each(lambda x: x.astype(np.float64))
+
+
+def _check(x: Floats, rotation: Stored) -> None:
     if x.shape[-1:] != (rotation.width,):
         raise InvalidInput(
             f"vectors of shape {x.shape} cannot be carried by a rotation of width {rotation.width}"
@@ -159,7 +198,7 @@ def pack_about(x: Floats, centre: NDArray[Any] | None = None) -> Codes:
 
 def carry_code(
     code: Codes,
-    rotation: Rotation,
+    rotation: Stored,
     centre_a: NDArray[Any] | None = None,
     centre_b: NDArray[Any] | None = None,
 ) -> Codes:
@@ -169,7 +208,7 @@ def carry_code(
 
 def carry_codes(
     codes: Codes,
-    rotation: Rotation,
+    rotation: Stored,
     centre_a: NDArray[Any] | None = None,
     centre_b: NDArray[Any] | None = None,
 ) -> Codes:
@@ -191,24 +230,32 @@ def carry_codes(
     return found
 
 
-def carry_signs(code: Codes, rotation: Rotation) -> Floats:
+def carry_signs(code: Codes, rotation: Stored) -> Floats:
     """The direction that a sign code of A stands for, in B's basis, (width,): each sign times that dimension's spread."""
     signs = 2.0 * unpack(code, rotation.width) - 1.0
     return carry_direction(signs * rotation.std_a, rotation)
 
 
-def carry_pattern(mask: Codes, polarity: Codes, rotation: Rotation) -> tuple[Codes, Codes]:
-    """A feature's registered dimensions and signs, each (bytes,), in B: mask and polarity.
-
-    The direction mask * sign * std_a is carried; of B's dimensions as many are kept as the feature had, the largest beside
-    their std_b first (ties by number; one that does not vary last), with the signs that they have.
-    """
+def carry_pattern(mask: Codes, polarity: Codes, rotation: Stored) -> tuple[Codes, Codes]:
+    """One feature's registered dimensions and signs, each (bytes,), in B: mask and polarity; see `carry_patterns`."""
     width = rotation.width
-    kept = unpack(mask, width)
-    signs = (2.0 * unpack(polarity, width) - 1.0) * kept
-    value = carry_direction(signs * rotation.std_a, rotation)
-    spread = rotation.std_b.astype(np.float64)
-    size = np.divide(np.abs(value), spread, out=np.full(width, -1.0), where=spread > 0)
-    chosen = np.zeros(width, np.uint8)
-    chosen[np.argsort(-size, kind="stable")[: int(kept.sum())]] = 1
-    return np.packbits(chosen), np.packbits(chosen & (value > 0))
+    bits = (unpack(one, width).astype(np.bool_)[None] for one in (mask, polarity))
+    mask, polarity = carry_patterns(*bits, _wide(rotation).matrix, rotation.std_a, rotation.std_b)
+    return np.packbits(mask[0]), np.packbits(polarity[0])
+
+
+def carry_patterns(
+    mask: Bools, polarity: Bools, matrix: Floats, std_a: NDArray[Any], std_b: NDArray[Any]
+) -> tuple[Bools, Bools]:
+    """Registered dimensions and signs of features, each (features, width), in B: masks and polarities.
+
+    Of each feature the direction mask * sign * `std_a` is carried by `matrix`; of B's dimensions as many are kept as the
+    feature had, the largest beside their `std_b` first (ties by number; a dimension that does not vary last), with the
+    signs that they have.
+    """
+    value = (mask * np.where(polarity, 1.0, -1.0) * std_a) @ matrix
+    size = np.divide(np.abs(value), std_b, out=np.full(value.shape, -1.0), where=std_b > 0, dtype=np.float64)
+    order = np.argsort(-size, axis=1, kind="stable")
+    kept = np.zeros_like(mask)
+    np.put_along_axis(kept, order, np.arange(mask.shape[1]) < mask.sum(1)[:, None], axis=1)
+    return kept, kept & (value > 0)

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ...catalog import engines
 from ...catalog.bulk import Figure
+from ...catalog.carry import Rotation, sides
 from ..features.prototypes import prototypes
 from ..passes.pack import pack_signs
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.bits import Patterns, percentiles
 from ..stats.draws import rng
 from ..stats.figures import clustered_error, site_figure
-from ..stats.maps import Rotation
 from ..stats.paired import Paired, n_rows
 from .fit import Fitted
 from .labels import Label
@@ -38,20 +38,12 @@ Arm = Callable[[Tensor, Tensor], Tensor]
 """From blocks of A's and B's states (n, width) to what is read, whose signs count."""
 
 
-def signs_to_floats(positive: Tensor, mean: Tensor, std: Tensor, about: Tensor) -> Tensor:
-    """What a sign code says of the floats: E[x | sign of x - about], x normal with `mean` and `std` per dimension.
-
-    `positive` is bool (n, width), the others (width,). The mean of a truncated normal distribution (Johnson, Kotz and
-    Balakrishnan 1994, chapter 13).
-    """
-    z = (about - mean) / std.clamp_min(1e-30)
-    # phi / (1 - Phi) and phi / Phi without the digits lost in the tails.
-    log_density = -z.square() / 2 - 0.5 * np.log(2 * np.pi)
-    ratios = [(log_density - torch.special.log_ndtr(side * z)).exp() for side in (-1, 1)]
-    # Far out in a tail both logarithms overflow, and the mean is where the tail begins.
-    above, below = (torch.where(one.isfinite(), one, z.abs()) for one in ratios)
-    up, down = mean + std * above, mean - std * below
-    return torch.where(positive, up, down)
+def from_signs(mean: Tensor, std: Tensor, about: Tensor) -> Callable[[Tensor], Tensor]:
+    """From states (n, width) to what their signs about `about` say of them: see `catalog.carry.sides`. All are (width,)."""
+    below, above = (
+        torch.from_numpy(one).to(mean) for one in sides(*(x.cpu().numpy() for x in (mean, std, about)))
+    )
+    return lambda x: torch.where(x > about, above, below)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +64,12 @@ class Arms:
         r = self.fitted.rotation
         turn = {"rotated": r.matrix, "shuffled": self.fitted.shuffled}
         turn |= {f"haar:{seed}": draw for seed, draw in zip(HAAR_SEEDS, self.draws, strict=True)}
+        said = from_signs(r.mean_a, r.std_a, r.mean_a)
         arms: dict[str, Arm] = {
             "as_is": lambda a, _: a - r.mean_b,
             "mean_shift": lambda a, _: a - r.mean_a,
             "affine": lambda a, _: (a - r.mean_a) @ self.fitted.affine,
-            "signs_alone": lambda a, _: (signs_to_floats(a > r.mean_a, r.mean_a, r.std_a, r.mean_a) - r.mean_a) @ r.matrix,
+            "signs_alone": lambda a, _: (said(a) - r.mean_a) @ r.matrix,
             "plus_minus_one": lambda a, _: torch.where(a > r.mean_a, 1.0, -1.0).to(a) @ r.matrix,
         }  # fmt: skip
         return arms | {name: _turned_from_a(r, matrix) for name, matrix in turn.items()}
@@ -86,22 +79,21 @@ class Arms:
         r = self.fitted.rotation
         turn = {"rotated": r.matrix, "shuffled": self.fitted.shuffled}
         turn |= {f"haar:{seed}": draw for seed, draw in zip(HAAR_SEEDS, self.draws, strict=True)}
+        said = from_signs(r.mean_b, r.std_b, r.mean_b)
         arms: dict[str, Arm] = {
             "source": lambda a, _: a - r.mean_a,
             "as_is": lambda _, b: b - r.mean_a,
             "mean_shift": lambda _, b: b - r.mean_b,
-            "signs_alone": lambda _, b: (
-                (signs_to_floats(b > r.mean_b, r.mean_b, r.std_b, r.mean_b) - r.mean_b) @ r.matrix.T
-            ),
+            "signs_alone": lambda _, b: (said(b) - r.mean_b) @ r.matrix.T,
         }
         return arms | {name: _turned_from_b(r, matrix) for name, matrix in turn.items()}
 
 
-def _turned_from_a(rotation: Rotation, matrix: Tensor) -> Arm:
+def _turned_from_a(rotation: Rotation[Tensor], matrix: Tensor) -> Arm:
     return lambda a, _: (a - rotation.mean_a) @ matrix
 
 
-def _turned_from_b(rotation: Rotation, matrix: Tensor) -> Arm:
+def _turned_from_b(rotation: Rotation[Tensor], matrix: Tensor) -> Arm:
     return lambda _, b: (b - rotation.mean_b) @ matrix.T
 
 
@@ -122,11 +114,8 @@ def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, see
     n = n_rows(test)
     agreement = {name: np.zeros(n) for name in arms}
     # A's stored codes are about zero, so that is where its signs are taken for B's codes about zero.
-    zero = arms | {
-        "signs_alone": lambda a, _: (
-            (signs_to_floats(a > 0, r.mean_a, r.std_a, torch.zeros_like(r.mean_a)) - r.mean_a) @ r.matrix
-        )
-    }
+    said = from_signs(r.mean_a, r.std_a, torch.zeros_like(r.mean_a))
+    zero = arms | {"signs_alone": lambda a, _: (said(a) - r.mean_a) @ r.matrix}
     zero.pop("plus_minus_one")
     about_zero = {name: np.zeros(n) for name in (*zero, "mean_only")}
     chosen = np.sort(rng(seed, "retrieval").choice(n, min(RETRIEVED, n), replace=False))

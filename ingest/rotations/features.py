@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from ...catalog import bulk, schema, store
 from ...catalog.bulk import Figure
+from ...catalog.carry import Rotation, carry_patterns
 from ...catalog.codes import n_bytes, unpack
 from ..features import rows
 from ..features.prototypes import define, score, upper_tail
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.bits import Patterns, TypeBits, agreements, tops
 from ..stats.figures import site_figure
-from ..stats.maps import Rotation
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,7 +56,7 @@ class Carried:
 
 
 def carry_features(
-    path: Path, rotation: Rotation, site_a_id: str, site_b_id: str, model_a: str, seed: int
+    path: Path, rotation: Rotation[torch.Tensor], site_a_id: str, site_b_id: str, model_a: str, seed: int
 ) -> list[Carried]:
     """The categories of A at a site as features of B, for each centre that both have; nothing where they have none.
 
@@ -90,7 +90,7 @@ def _carry(
     home: TypeBits,
     types: TypeBits,
     own: dict[str, float],
-    rotation: Rotation,
+    rotation: Rotation[torch.Tensor],
     std_a: Floats,
     std_b: Floats,
     centre: str,
@@ -146,15 +146,7 @@ def _carry(
 
 def turn(patterns: Patterns, matrix: torch.Tensor, std_a: Floats, std_b: Floats) -> Patterns:
     """Patterns of A in B's basis; see `carry_features`. `matrix` is [width, width], the others (width,)."""
-    signed = patterns.mask * np.where(patterns.polarity, 1.0, -1.0) * std_a
-    carried = (torch.from_numpy(signed).to(matrix) @ matrix).numpy()
-    # A dimension that never moves says nothing, however large the direction is there.
-    beside = np.divide(carried, std_b, out=np.zeros_like(carried), where=std_b > 0)
-    mask = np.zeros_like(patterns.mask)
-    order = np.argsort(-np.abs(beside), axis=1, kind="stable")
-    for one, ranked, n_dims in zip(mask, order, patterns.n_dims, strict=True):
-        one[ranked[:n_dims]] = True
-    return Patterns(mask, (carried > 0) & mask)
+    return Patterns(*carry_patterns(patterns.mask, patterns.polarity, matrix.numpy(), std_a, std_b))
 
 
 def _auc(types: TypeBits, patterns: Patterns, of: Features) -> Floats:

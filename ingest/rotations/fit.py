@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ...catalog.carry import Rotation
 from ...catalog.errors import InvalidInput
-from ..stats.maps import Rotation
 from ..stats.paired import Paired, n_rows
 
 MOST_ASSIGNED = 2048
@@ -48,7 +48,7 @@ class Fitted:
         components: [width, width], eigenvectors of B's covariance as columns, the largest variance first.
     """
 
-    rotation: Rotation
+    rotation: Rotation[Tensor]
     scale: float
     affine: Tensor
     ridge: float

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ...catalog import store
 from ...catalog.bulk import Figure
+from ...catalog.carry import PARTS, Rotation
 from ...catalog.errors import NotFound
 from ..model.sites import Site
 from ..saes.add import read_saes
 from ..saes.transfer import TransferFigure, transfer
-from ..stats.maps import Rotation
 from ..stats.paired import Paired, n_rows
 from . import haar
 from .carry import code_figures, prototype_figures
@@ -117,7 +117,6 @@ def _nulls(
 
 def _row(paired: Paired, fitted: Fitted, found: Explained) -> dict[str, Any]:
     r = fitted.rotation
-    blobs = {"matrix": r.matrix, "mean_a": r.mean_a, "mean_b": r.mean_b, "std_a": r.std_a, "std_b": r.std_b}
     arms = ("identity", "mean_shift", "rotation", "scaled", "affine", "permutation", "shuffled", "token_mean")
     eye = torch.eye(paired.width).to(r.matrix)
     return {
@@ -134,7 +133,7 @@ def _row(paired: Paired, fitted: Fitted, found: Explained) -> dict[str, Any]:
         "halves_agreement": fitted.halves_agreement,
         "frobenius_from_identity": float((r.matrix - eye).norm()),
         "rank_warning": fitted.rank_warning,
-        **{name: _blob(x) for name, x in blobs.items()},
+        **{name: _blob(getattr(r, name)) for name in PARTS},
     }
 
 
@@ -142,7 +141,7 @@ def _blob(x: Tensor) -> bytes:
     return np.ascontiguousarray(x.cpu().numpy().astype("<f4")).tobytes()
 
 
-def read_rotation(path: Path, rotation_id: int, device: torch.device) -> Rotation:
+def read_rotation(path: Path, rotation_id: int, device: torch.device) -> Rotation[Tensor]:
     """A stored rotation, in float64 on `device`; its last digits are those of float32.
 
     Raises:
@@ -150,20 +149,18 @@ def read_rotation(path: Path, rotation_id: int, device: torch.device) -> Rotatio
     """
     with store.reading(path) as connection:
         row = connection.execute(
-            "SELECT width, matrix, mean_a, mean_b, std_a, std_b FROM rotation_row WHERE rotation_id = ?",
+            f"SELECT width, {', '.join(PARTS)} FROM rotation_row WHERE rotation_id = ?",
             [rotation_id],
         ).fetchone()
     if row is None:
         raise NotFound("rotation", str(rotation_id))
-    names = ("width", "matrix", "mean_a", "mean_b", "std_a", "std_b")
-    return stored_rotation(dict(zip(names, row, strict=True)), device)
+    return stored_rotation(dict(zip(("width", *PARTS), row, strict=True)), device)
 
 
-def stored_rotation(row: dict[str, Any], device: torch.device) -> Rotation:
+def stored_rotation(row: dict[str, Any], device: torch.device) -> Rotation[Tensor]:
     """The rotation in a `rotation_row`, as whoever reads it later will see it."""
-    names = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
-    matrix, *flat = (torch.from_numpy(np.frombuffer(row[name], "<f4").astype(np.float64)) for name in names)
-    return Rotation(matrix.view(row["width"], row["width"]).to(device), *(one.to(device) for one in flat))
+    stored = Rotation.from_blobs(row["width"], *(row[name] for name in PARTS))
+    return stored.each(lambda x: torch.from_numpy(x.astype(np.float64)).to(device))
 
 
 # ---- figures ----------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...catalog import bulk, schema, store
 from ...catalog.bulk import Figure
+from ...catalog.carry import Rotation
 from ...catalog.errors import DiskFull, InvalidInput, ModelError, NotFound, SiteError
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
@@ -26,7 +27,6 @@ from ..journal import Journal, RunSpec, run_units
 from ..model.sites import Site
 from ..passes.gather import Windows, cut, record, row_starts, split, sum_of
 from ..plan import model_row
-from ..stats.maps import Rotation
 from ..stats.paired import Paired
 from ..text import windows as texts
 from . import measure
@@ -350,7 +350,7 @@ class _Job:
         device = models[1].device
         self.device = device if device.type == "cuda" else torch.device("cpu")
         """Where sums are taken: float64 is not everywhere."""
-        self._carried: Rotation | None = None
+        self._carried: Rotation[Tensor] | None = None
         self._labels: list[Label] | None = None
 
     @property

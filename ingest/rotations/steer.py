@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...catalog.carry import Rotation
 from ...catalog.errors import InvalidInput, SiteError
 from ..model.probe import as_positions, first_tensor, hooks
 from ..model.sites import Site
 from ..passes import inject
 from ..passes.forward import batches, default_batch_tokens
 from ..stats.draws import rng
-from ..stats.maps import Rotation
+from ..stats.figures import standard_error
 from ..stats.outcome import POSITIONS, Outcome
 from ..stats.paired import Paired
 from .contrasts import Contrast, differences, head, places_of
@@ -84,7 +85,7 @@ def steer(
     model_a: LoadedModel,
     model_b: LoadedModel,
     site: Site,
-    rotation: Rotation,
+    rotation: Rotation[Tensor],
     paired: Paired,
     windows: Sequence[Ids],
     contrasts: Sequence[Contrast],
@@ -360,9 +361,8 @@ def _divergences(
         if not len(values):
             continue
         of = values if arm == "as_is" else ratios["as_is"] - values
-        error = float(of.std(ddof=1) / np.sqrt(len(of))) if len(of) > 1 else None
         control = "none" if arm == "as_is" else arm
-        found.append(("steering_kl_ratio", control, float(values.mean()), len(values), error))
+        found.append(("steering_kl_ratio", control, float(values.mean()), len(values), standard_error(of)))
     return found
 
 

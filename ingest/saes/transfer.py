@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...catalog.carry import Rotation
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id
 from ..stats.bases import haar
-from ..stats.maps import Rotation
+from ..stats.figures import standard_error
 from ..stats.paired import Paired, n_rows
 from .dictionary import Dictionary
 from .train import RECIPE, row_blocks, untrained
@@ -51,7 +52,7 @@ class TransferFigure:
 
 def transfer(
     paired: Paired,
-    rotation: Rotation,
+    rotation: Rotation[Tensor],
     own: Dictionary,
     others: Sequence[Dictionary],
     *,
@@ -161,18 +162,11 @@ class _Transfer:
     """One pass over the fit rows and one over the test rows."""
 
     def __init__(
-        self, paired: Paired, rotation: Rotation, own: Dictionary, affine: Tensor | None, seed: int
+        self, paired: Paired, rotation: Rotation[Tensor], own: Dictionary, affine: Tensor | None, seed: int
     ) -> None:
         self.paired, self.seed, self.device = paired, seed, paired.device
         self.own = own.to(self.device)
-        self.rotation = Rotation(
-            *(
-                one.to(self.device, torch.float64)
-                for one in (
-                    rotation.matrix, rotation.mean_a, rotation.mean_b, rotation.std_a, rotation.std_b
-                )
-            )
-        )  # fmt: skip
+        self.rotation = rotation.each(lambda x: x.to(self.device, torch.float64))
         self.affine = None if affine is None else affine.to(self.device, torch.float64)
         self._noise = {
             name: torch.Generator().manual_seed(int_id("transfer", name, seed)) for name in ("a", "b")
@@ -298,7 +292,7 @@ class _Transfer:
             known = one[np.isfinite(one)]
             apart = known if name == "rotated" else (r["rotated"] - one)[np.isfinite(r["rotated"] - one)]
             if len(known):
-                add("firing_correlation", name, float(known.mean()), len(known), _standard_error(apart))
+                add("firing_correlation", name, float(known.mean()), len(known), standard_error(apart))
         add("live_share", "self", float(self.live.mean()), len(self.live), split="in_sample")
         return found
 
@@ -323,10 +317,6 @@ def _jackknife(without: Floats) -> float | None:
     return float(np.sqrt((n - 1) / n * np.square(without - without.mean()).sum()))
 
 
-def _standard_error(values: Floats) -> float | None:
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-
-
 # ---- decoders -------------------------------------------------------------------------------------
 
 
@@ -343,7 +333,7 @@ def largest_cosines(rows: Tensor, others: Tensor) -> Floats:
 
 
 def _decoders(
-    own: Dictionary, others: Sequence[Dictionary], rotation: Rotation, live: Bools, seed: int
+    own: Dictionary, others: Sequence[Dictionary], rotation: Rotation[Tensor], live: Bools, seed: int
 ) -> list[TransferFigure]:
     rows = own.w_dec.cpu()
     turned = rotation.direction_to_b(rows.to(rotation.matrix)).cpu()
@@ -377,7 +367,7 @@ def _decoders(
                 if control == "shared_seed" or "shared_seed" not in values
                 else values["shared_seed"] - some
             )
-            error = _standard_error(apart[chosen & np.isfinite(apart)])
+            error = standard_error(apart[chosen & np.isfinite(apart)])
             value, drawn_from = float(some[chosen].mean()), seed if control == "random" else None
             figures.append(
                 TransferFigure(metric, control, "in_sample", value, int(chosen.sum()), error, drawn_from)
@@ -402,7 +392,7 @@ def _rotated(cosines: dict[str, Floats], seed: int) -> list[TransferFigure]:
         if (some := cosines.get(name)) is None:
             continue
         chosen = np.isfinite(some) & np.isfinite(own)
-        error = _standard_error((some if control == "rotated" else own - some)[chosen])
+        error = standard_error((some if control == "rotated" else own - some)[chosen])
         figures.append(
             TransferFigure(
                 "decoder_cosine_rotated", control, "in_sample", float(some[chosen].mean()), int(chosen.sum()), error,

@@ -26,8 +26,9 @@ def site_figure(
     known = known[np.isfinite(known)]
     mean = float(known.mean()) if len(known) else float("nan")
     of = known if paired is None else paired
-    error = float(of.std(ddof=1) / np.sqrt(len(of))) if len(of) > 1 else None
-    return Figure(site_id, subject, subject_id, metric, control, split, mean, len(known), seed, error)
+    return Figure(
+        site_id, subject, subject_id, metric, control, split, mean, len(known), seed, standard_error(of)
+    )
 
 
 def standard_error(values: NDArray[np.float64]) -> float | None:

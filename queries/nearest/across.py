@@ -101,7 +101,7 @@ def nearest_across(
 
 def _carried(
     start: Start,
-    rotation: carry.Rotation,
+    rotation: carry.Stored,
     centre_a: NDArray[np.float64] | None,
     centre_b: NDArray[np.float64] | None,
 ) -> codes.Codes | Pattern:

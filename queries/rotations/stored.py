@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_BLOBS = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
-COLUMNS = tuple(one for one in parts.view("rotations").columns if one not in _BLOBS)
+COLUMNS = tuple(one for one in parts.view("rotations").columns if one not in carry.PARTS)
 """Those of the view `rotations` that a list shows: its numbers by the million come one rotation at a time."""
 
 
@@ -57,7 +56,7 @@ def beats(ev: float, null: float | None, error: float | None) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredRotation(carry.Rotation):
+class StoredRotation(carry.Stored):
     """A rotation as numbers, x_b ~ (x_a - mean_a) matrix + mean_b for rows x, and where it comes from."""
 
     about: Found
@@ -174,14 +173,14 @@ def at_site(found: list[Found], site: str) -> Found:
     )
 
 
-def load(connection: duckdb.DuckDBPyConnection, found: Found) -> carry.Rotation:
+def load(connection: duckdb.DuckDBPyConnection, found: Found) -> carry.Stored:
     """The numbers of a rotation, the way that `found` says.
 
     Raises:
         InvalidInput: if a stored matrix has another size.
     """
     row = connection.execute(
-        f"SELECT width, {', '.join(_BLOBS)} FROM rotation_row WHERE rotation_id = ?", [found.rotation_id]
+        f"SELECT width, {', '.join(carry.PARTS)} FROM rotation_row WHERE rotation_id = ?", [found.rotation_id]
     ).fetchone()
     assert row is not None
     stored = carry.Rotation.from_blobs(*row)

@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from signarium.ingest.rotations.carry import code_figures, prototype_figures, signs_to_floats
+from signarium.ingest.rotations.carry import code_figures, from_signs, prototype_figures
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.labels import Label
 from signarium.ingest.stats.bases import haar
@@ -114,26 +112,11 @@ def test_no_labels_no_figures() -> None:
     assert prototype_figures(paired, fit(paired, 0), [], "s", "A", 0) == []
 
 
-@given(
-    st.floats(-3, 3), st.floats(0.01, 5), st.floats(-10, 10)
-)  # a mean, a deviation, and where the sign is taken
-def test_the_mean_of_either_side(mean: float, std: float, about: float) -> None:
-    """Weighted by how likely each side is, the two give the mean back; each lies on its side."""
-    m, s, c = (torch.tensor([x], dtype=torch.float64) for x in (mean, std, about))
-    up = float(signs_to_floats(torch.tensor([[True]]), m, s, c))
-    down = float(signs_to_floats(torch.tensor([[False]]), m, s, c))
-    assert math.isfinite(up)
-    assert math.isfinite(down)
-    assert down <= about + 1e-6
-    assert up >= about - 1e-6
-    share = 0.5 * math.erfc((about - mean) / std / math.sqrt(2))
-    assert share * up + (1 - share) * down == pytest.approx(mean, abs=1e-6 * max(1, abs(about)))
-
-
-def test_a_dimension_that_never_moves() -> None:
-    zero = torch.zeros(1, dtype=torch.float64)
-    found = signs_to_floats(torch.tensor([[True], [False]]), zero + 2, zero, zero)
-    assert found.isfinite().all()
+def test_a_sign_says_the_mean_of_its_side() -> None:
+    mean, std, about = (torch.tensor(x, dtype=torch.float64) for x in ([0.0, 2.0], [1.0, 0.0], [0.0, 0.0]))
+    found = from_signs(mean, std, about)(torch.tensor([[5.0, 2.0], [-5.0, 2.0]], dtype=torch.float64))
+    half = math.sqrt(2 / math.pi)
+    assert found.numpy() == pytest.approx(np.array([[half, 2.0], [-half, 2.0]]))
 
 
 def test_errors_over_documents() -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from signarium.catalog import schema
+from signarium.catalog.carry import Rotation
 from signarium.catalog.errors import InvalidInput, SiteError
 from signarium.ingest.dyck import task
 from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
@@ -27,7 +28,6 @@ from signarium.ingest.model.sites import Site
 from signarium.ingest.rotations import steer as module
 from signarium.ingest.rotations.contrasts import Contrast, contrasts
 from signarium.ingest.rotations.steer import ARMS, DOSES, Steered, Stream, figures, n_passes, steer
-from signarium.ingest.stats.maps import Rotation
 from signarium.ingest.stats.paired import Paired
 
 Ids = NDArray[np.int64]

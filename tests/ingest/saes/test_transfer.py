@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from signarium.catalog.carry import Rotation
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest.saes import train as trainer
 from signarium.ingest.saes.dictionary import Dictionary
 from signarium.ingest.saes.train import train
 from signarium.ingest.saes.transfer import TransferFigure, largest_cosines, transfer
 from signarium.ingest.stats.bases import haar
-from signarium.ingest.stats.maps import Rotation
 from signarium.ingest.stats.paired import Paired
 
 WIDTH, N = 24, 4000
