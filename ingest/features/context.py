@@ -24,7 +24,7 @@ from ..passes.pack import pack_signs
 from ..stats.bases import HAAR_SEEDS, bases, haar
 from ..stats.bits import Counts, Patterns, TypeBits, agreements, percentiles, top_of
 from ..stats.draws import rng
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 from .categories import Split
 from .controls import CENTRES, Moments, Rotations
 from .independence import Pairs, measure
@@ -199,7 +199,7 @@ def scored_figures(
     if aucs:
         # `context` measures the same on a sample, beside rotated bases.
         figures.append(
-            site_figure(site_id, "category", centre, "auc_context_stored", "none", "in_sample", aucs, seed)
+            Scope(site_id, "category", centre, seed).mean("auc_context_stored", "none", "in_sample", aucs)
         )
     lengths = [len(one) for one in scored.states]
     shares = [counts / max(1, dims) for counts, dims in zip(scored.counts, n_dims, strict=True)]
@@ -386,7 +386,7 @@ def context_figures(
         paired = None if control == "none" else read[centre, "none", name] - values
         subject, metric = ("state", "sign_kept_share") if name == "kept" else ("category", "auc_context")
         part = "in_sample" if name == "kept" else name
-        figures.append(site_figure(site_id, subject, centre, metric, control, part, values, seed, paired))
+        figures.append(Scope(site_id, subject, centre, seed).mean(metric, control, part, values, paired))
     return figures
 
 

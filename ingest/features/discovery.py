@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...catalog.bulk import Figure
 from ..stats.bits import Patterns, TypeBits, agreements, tops
 from ..stats.draws import rng
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 from .categories import TOP_TYPES, Made
 from .coherence import METRICS
 from .coherence import Vocabulary as Spelling
@@ -191,12 +191,14 @@ def make(
         other = rotated[first]
         some = Patterns(other.patterns.mask[other.kept], other.patterns.polarity[other.kept])
         fired[first] = tops(agreements(bases[first], some), some, 1).fired
+    scope = Scope(site_id, _KIND, centre, seed)
     for control, values in fired.items():
         figures += [
-            site_figure(site_id, _KIND, centre, f"fires_below_{share:g}", control, "in_sample",
-                        (values < share * types.n).astype(float), seed)
+            scope.mean(
+                f"fires_below_{share:g}", control, "in_sample", (values < share * types.n).astype(float)
+            )
             for share in _SPARSE
-        ]  # fmt: skip
+        ]
     return Made(found, figures)
 
 
@@ -247,14 +249,9 @@ def _counts(one: InBasis, site_id: str, centre: str, control: str, n_seeds: int,
     """Seeds whose neighbours have a dimension in common, and how many different features those are."""
     found = (one.stands_for >= 0).astype(float)
     values = {"features_found": float(found.sum()), "features_distinct": float(len(one.kept))}
-    figures = [
-        Figure(site_id, _KIND, centre, metric, control, "in_sample", value, n_seeds, seed)
-        for metric, value in values.items()
-    ]
-    figures.append(site_figure(site_id, _KIND, centre, "yield", control, "in_sample", found, seed))
+    scope = Scope(site_id, _KIND, centre, seed)
+    figures = [scope.figure(metric, control, "in_sample", value, n_seeds) for metric, value in values.items()]
+    figures.append(scope.mean("yield", control, "in_sample", found))
     is_distinct = np.zeros(n_seeds)
     is_distinct[one.kept] = 1.0
-    return [
-        *figures,
-        site_figure(site_id, _KIND, centre, "yield_distinct", control, "in_sample", is_distinct, seed),
-    ]
+    return [*figures, scope.mean("yield_distinct", control, "in_sample", is_distinct)]

@@ -16,7 +16,7 @@ from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest
 from ..stats.bits import Patterns, Tops
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 
 _PLACE_BITS = 16
 """A run's features at one site have ids base .. base + 2**16 - 1; with 31 bits of digest above, still exact in JSON."""
@@ -82,11 +82,12 @@ def summary(
     every |= {
         key: one.astype(float) for key, one in shares.items() if key[1] not in ("anchors", "anchors_rank")
     }
+    scope = Scope(site_id, subject, subject_id, seed)
     figures = []
     for (metric, control, split), one in every.items():
         own = every.get((metric, "none", split))
         paired = own - one if own is not None and control != "none" else None
-        figures.append(site_figure(site_id, subject, subject_id, metric, control, split, one, seed, paired))
+        figures.append(scope.mean(metric, control, split, one, paired))
     return figures
 
 

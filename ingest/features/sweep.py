@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from ...catalog.bulk import Figure
 from ..stats.draws import rng
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 from .controls import CENTRES
 from .rows import summary
 
@@ -52,7 +52,7 @@ def figures(session: Session, model_id: str, words: str, seed: int) -> list[Figu
         naive = max(sites, key=lambda site: mean(site, set(names)))
         for control, site in (("none", best), ("selected_on_test", naive)):
             values = [row[3] for row in rows if row[0] == site and row[2] not in chosen_on]
-            found.append(site_figure(best, "category", centre, METRIC, control, "held_out", values, seed))
+            found.append(Scope(best, "category", centre, seed).mean(METRIC, control, "held_out", values))
         reported = [row[4] for row in rows if row[0] == best and row[2] not in chosen_on]
         found += _of_half(session, best, centre, reported, seed)
     return found

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from ...catalog.bulk import Figure
-from ..stats.figures import site_figure, standard_error
+from ..stats.figures import Scope, standard_error
 from ..stats.outcome import Outcome
 from .tokens import Feature
 
@@ -33,15 +33,12 @@ def feature_figures(
     A difference of means is in sample unless it was fitted `apart`, on other windows.
     """
     away = outcomes["away"]
+    scope = Scope(feature.site_id, "feature", str(feature.feature_id), seed)
     figures = []
 
     def add(metric: str, control: str, value: float, paired: NDArray[np.float64]) -> None:
-        error = standard_error(paired)
-        ident = str(feature.feature_id)
         split = _SPLIT if apart or control != "mean_difference" else "in_sample"
-        figures.append(
-            Figure(feature.site_id, "feature", ident, metric, control, split, value, away.n, seed, error)
-        )
+        figures.append(scope.figure(metric, control, split, value, away.n, standard_error(paired)))
 
     for k, metric in enumerate(METRICS):
         for arm, one in outcomes.items():
@@ -79,6 +76,7 @@ def site_figures(session: Session, feature: Feature, own: Sequence[Figure], seed
     for ident, metric, control, split, value, error in known:
         if split == _SPLIT:
             values.setdefault((metric, control), {})[ident] = value, error
+    scope = Scope(feature.site_id, "flip", feature.centre, seed)
     figures = []
     for (metric, control), found in sorted(values.items()):
         errors = [one[1] for one in found.values()]
@@ -86,10 +84,7 @@ def site_figures(session: Session, feature: Feature, own: Sequence[Figure], seed
             continue
         one = np.array([found[ident][0] for ident in ids])
         away = np.array([values[metric, "none"][ident][0] for ident in ids])
-        figure = site_figure(
-            feature.site_id, "flip", feature.centre, metric, control, _SPLIT, one, seed,
-            None if control == "none" else one - away,
-        )  # fmt: skip
+        figure = scope.mean(metric, control, _SPLIT, one, None if control == "none" else one - away)
         if len(ids) < MANY:
             over_windows = float(np.sqrt(np.square(np.array(errors, np.float64)).sum()) / len(ids))
             figure = replace(figure, std_error=over_windows)

@@ -23,7 +23,7 @@ from ..passes.pack import pack_signs
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.bits import Patterns, percentiles
 from ..stats.draws import rng
-from ..stats.figures import clustered_error, site_figure
+from ..stats.figures import Scope, clustered_error
 from ..stats.paired import Paired, n_rows
 from .fit import Fitted
 from .labels import Label
@@ -100,7 +100,7 @@ def _turned_from_b(rotation: Rotation[Tensor], matrix: Tensor) -> Arm:
 # ---- bits and neighbours ----------------------------------------------------------------------------
 
 
-def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, seed: int) -> list[Figure]:
+def code_figures(paired: Paired, fitted: Fitted, scope: Scope) -> list[Figure]:
     """Shares of bits of A's carried codes that are B's own, on test rows, and how often a carried code finds its state.
 
     `code_agreement` is about B's mean, where chance is one half; `code_agreement_zero` about zero, as `states` are
@@ -118,7 +118,7 @@ def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, see
     zero = arms | {"signs_alone": lambda a, _: (said(a) - r.mean_a) @ r.matrix}
     zero.pop("plus_minus_one")
     about_zero = {name: np.zeros(n) for name in (*zero, "mean_only")}
-    chosen = np.sort(rng(seed, "retrieval").choice(n, min(RETRIEVED, n), replace=False))
+    chosen = np.sort(rng(scope.seed, "retrieval").choice(n, min(RETRIEVED, n), replace=False))
     kept = {name: list[NDArray[np.uint8]]() for name in arms}
     own_codes = list[NDArray[np.uint8]]()
     for rows, a, b in paired.blocks(test):
@@ -137,12 +137,12 @@ def code_figures(paired: Paired, fitted: Fitted, site_id: str, model_a: str, see
     documents = paired.clusters[test]
     figures = []
     for metric, found in (("code_agreement", agreement), ("code_agreement_zero", about_zero)):
-        figures += _of_rows(metric, found, documents, site_id, model_a, seed)
+        figures += _of_rows(metric, found, documents, scope)
     every = np.concatenate(own_codes)
     found = {name: _found(np.concatenate(parts), every, chosen) for name, parts in kept.items()}
     same = np.bincount(paired.token_ids[test])[paired.token_ids[test][chosen]]
     found["token_identity"] = 1 / same
-    figures += _of_rows("retrieval_top1", found, documents[chosen], site_id, model_a, seed)
+    figures += _of_rows("retrieval_top1", found, documents[chosen], scope)
     return figures
 
 
@@ -165,12 +165,7 @@ def _found(queries: NDArray[np.uint8], codes: NDArray[np.uint8], own: NDArray[np
 
 
 def _of_rows(
-    metric: str,
-    found: dict[str, Floats],
-    documents: NDArray[np.int64],
-    site_id: str,
-    model_a: str,
-    seed: int,
+    metric: str, found: dict[str, Floats], documents: NDArray[np.int64], scope: Scope
 ) -> list[Figure]:
     """Means over rows; errors over documents, whose rows are not independent."""
     figures = []
@@ -178,18 +173,14 @@ def _of_rows(
         control = "none" if name == "rotated" else name
         of = values if control == "none" else found["rotated"] - values
         error = clustered_error(of, documents)
-        figures.append(
-            Figure(site_id, "rotation", model_a, metric, control, "held_out", float(values.mean()), len(values), seed, error)
-        )  # fmt: skip
+        figures.append(scope.figure(metric, control, "held_out", float(values.mean()), len(values), error))
     return figures
 
 
 # ---- prototypes -------------------------------------------------------------------------------------
 
 
-def prototype_figures(
-    paired: Paired, fitted: Fitted, labels: Sequence[Label], site_id: str, model_a: str, seed: int
-) -> list[Figure]:
+def prototype_figures(paired: Paired, fitted: Fitted, labels: Sequence[Label], scope: Scope) -> list[Figure]:
     """AUC of A's sign prototypes on B's states, mean over labels; nothing without labels.
 
     Prototypes are those of Bag of Dims, section 3, of bits about the mean of the fit: shares of positive bits among
@@ -216,17 +207,17 @@ def prototype_figures(
     scores = _score(paired, labels, [*on_b, *bases])
     auc = {name: scores[i] for i, (name, _, _) in enumerate(on_b)}
     auc["none"] = auc.pop("rotated")
-    figures = _of_labels("prototype_auc", auc, site_id, model_a, seed)
+    figures = _of_labels("prototype_auc", auc, scope)
     in_a = {"none": auc["source"]} | {name: scores[len(on_b) + i] for i, (name, _, _) in enumerate(bases)}
-    return figures + _of_labels("prototype_basis", in_a, site_id, model_a, seed)
+    return figures + _of_labels("prototype_basis", in_a, scope)
 
 
-def _of_labels(metric: str, found: dict[str, Floats], site_id: str, model_a: str, seed: int) -> list[Figure]:
+def _of_labels(metric: str, found: dict[str, Floats], scope: Scope) -> list[Figure]:
     own = found["none"]
     return [
-        site_figure(site_id, "rotation", model_a, metric, name, "held_out", values, seed, None if name == "none" else own - values)
+        scope.mean(metric, name, "held_out", values, None if name == "none" else own - values)
         for name, values in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _define(paired: Paired, labels: Sequence[Label], homes: Sequence[Arm]) -> list[Patterns]:

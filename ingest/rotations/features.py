@@ -19,7 +19,7 @@ from ..features import rows
 from ..features.prototypes import define, score, upper_tail
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.bits import Patterns, TypeBits, agreements, tops
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,7 +56,7 @@ class Carried:
 
 
 def carry_features(
-    path: Path, rotation: Rotation[torch.Tensor], site_a_id: str, site_b_id: str, model_a: str, seed: int
+    path: Path, rotation: Rotation[torch.Tensor], site_a_id: str, scope: Scope
 ) -> list[Carried]:
     """The categories of A at a site as features of B, for each centre that both have; nothing where they have none.
 
@@ -69,50 +69,66 @@ def carry_features(
     """
     found = []
     with store.reading(path) as connection:
-        std_a, std_b = (_stds(connection, site) for site in (site_a_id, site_b_id))
+        std_a, std_b = (_stds(connection, site) for site in (site_a_id, scope.site_id))
         if std_a is None or std_b is None:
             return []
         for centre in ("zero", "mean"):
             theirs = _features(connection, site_a_id, centre)
             width = rotation.matrix.shape[0]
-            types, home = (_types(connection, site, centre, width) for site in (site_b_id, site_a_id))
+            types, home = (_types(connection, site, centre, width) for site in (scope.site_id, site_a_id))
             if theirs is None or types is None or home is None:
                 continue
-            own = _own(connection, site_b_id, centre)
-            found.append(
-                _carry(theirs, home, types, own, rotation, std_a, std_b, centre, site_b_id, model_a, seed)
-            )
+            own = _own(connection, scope.site_id, centre)
+            carrier = _Carrier(rotation.matrix.cpu(), std_a, std_b, home, types)
+            found.append(carrier.carry(theirs, own, centre, scope))
     return found
 
 
-def _carry(
-    theirs: Features,
-    home: TypeBits,
-    types: TypeBits,
-    own: dict[str, float],
-    rotation: Rotation[torch.Tensor],
-    std_a: Floats,
-    std_b: Floats,
-    centre: str,
-    site_id: str,
-    model_a: str,
-    seed: int,
-) -> Carried:
-    matrix = rotation.matrix.cpu()
-    turned = turn(theirs.patterns, matrix, std_a, std_b)
-    half = define(home, theirs.tokens, theirs.define).patterns
-    auc = {"none": _auc(types, turn(half, matrix, std_a, std_b), theirs), "as_is": _auc(types, half, theirs)}
-    for seed_of in HAAR_SEEDS:
-        drawn = turn(half, haar(len(matrix), seed_of).to(matrix), std_a, std_b)
-        auc[f"haar:{seed_of}"] = _auc(types, drawn, theirs)
-    auc["own"] = np.array([own.get(name, np.nan) for name in theirs.names])
-    figures = [
-        site_figure(
-            site_id, "rotation", model_a, f"feature_auc_{centre}", name, "held_out", values, seed,
-            None if name == "none" else auc["none"] - values,
-        )
-        for name, values in auc.items()
-    ]  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class _Carrier:
+    """The way from A to B at one centre: a matrix [width, width], deviations (width,), the types of A and those of B."""
+
+    matrix: torch.Tensor
+    std_a: Floats
+    std_b: Floats
+    home: TypeBits
+    types: TypeBits
+
+    def turned(self, patterns: Patterns, matrix: torch.Tensor | None = None) -> Patterns:
+        """`patterns` in B's basis, by another matrix if one is given."""
+        return turn(patterns, self.matrix if matrix is None else matrix, self.std_a, self.std_b)
+
+    def carry(self, theirs: Features, own: dict[str, float], centre: str, scope: Scope) -> Carried:
+        """A's categories as features of B; `own` are the AUCs of B's own categories."""
+        types = self.types
+        half = define(self.home, theirs.tokens, theirs.define).patterns
+        auc = {"none": _auc(types, self.turned(half), theirs), "as_is": _auc(types, half, theirs)}
+        for seed in HAAR_SEEDS:
+            drawn = haar(len(self.matrix), seed).to(self.matrix)
+            auc[f"haar:{seed}"] = _auc(types, self.turned(half, drawn), theirs)
+        auc["own"] = np.array([own.get(name, np.nan) for name in theirs.names])
+        figures = [
+            scope.mean(
+                f"feature_auc_{centre}",
+                name,
+                "held_out",
+                values,
+                None if name == "none" else auc["none"] - values,
+            )
+            for name, values in auc.items()
+        ]
+        found = _found(theirs, self.turned(theirs.patterns), types, auc, centre)
+        for name, values in auc.items():
+            found.add(
+                "auc_agreement", name, "held_out", values, [len(one) for one in theirs.score], scope.seed
+            )
+        return Carried(found, theirs.ids, [one for one in figures if math.isfinite(one.value)])
+
+
+def _found(
+    theirs: Features, turned: Patterns, types: TypeBits, auc: dict[str, Floats], centre: str
+) -> rows.Found:
+    """The rows of the features that `turned` makes of A's categories, with their AUCs on B's `types`."""
     haars = np.mean([auc[f"haar:{seed_of}"] for seed_of in HAAR_SEEDS], axis=0)
     n = len(theirs.ids)
     best = tops(agreements(types, turned), turned, min(TOP, types.n))
@@ -138,10 +154,7 @@ def _carry(
         [("define", first), ("score", second)]
         for first, second in zip(theirs.define, theirs.score, strict=True)
     ]
-    found = rows.Found("direction", centre, theirs.names, turned, best, types.n, extra, members)
-    for name, values in auc.items():
-        found.add("auc_agreement", name, "held_out", values, [len(one) for one in theirs.score], seed)
-    return Carried(found, theirs.ids, [one for one in figures if math.isfinite(one.value)])
+    return rows.Found("direction", centre, theirs.names, turned, best, types.n, extra, members)
 
 
 def turn(patterns: Patterns, matrix: torch.Tensor, std_a: Floats, std_b: Floats) -> Patterns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ...catalog.errors import NotFound
 from ..model.sites import Site
 from ..saes.add import read_saes
 from ..saes.transfer import TransferFigure, transfer
+from ..stats.figures import Scope
 from ..stats.paired import Paired, n_rows
 from . import haar
 from .carry import code_figures, prototype_figures
@@ -54,39 +55,48 @@ class Measured:
         insert_carried(session, run_id, rotation_id, site, site_id, self.carried)
 
 
-def measure(
-    path: Path,
-    paired: Paired,
-    marked: Sequence[Label],
-    site: Site,
-    site_a_id: str,
-    site_b_id: str,
-    names: tuple[str, str],
-    texts: Sequence[Any],
-    seed: int,
-) -> Measured:
-    """Fit the rotation between the states in `paired` and measure it; `marked` are labels of their rows, `names` those of A
-    and B, `texts` what they read (SHA-256 and kind of each)."""
+@dataclass(frozen=True)
+class Between:
+    """Two models, named `a` and `b`, at one site of theirs; `texts` is what they read (SHA-256 and kind of each)."""
+
+    path: Path
+    a: str
+    b: str
+    site: Site
+    site_a_id: str
+    site_b_id: str
+    texts: Sequence[Any]
+    seed: int
+
+    @property
+    def scope(self) -> Scope:
+        """What the figures are about: the rotation from A, at B's site."""
+        return Scope(self.site_b_id, "rotation", self.a, self.seed)
+
+
+def measure(between: Between, paired: Paired, marked: Sequence[Label]) -> Measured:
+    """Fit the rotation between the states in `paired` and measure it; `marked` are labels of their rows."""
+    seed, scope = between.seed, between.scope
     fitted = fit(paired, seed)
     found = explained(paired, fitted)
     # One draw after another: what a seed gives does not depend on how many there are.
     draws = [chance(paired, seed + k) for k in range(n_draws(paired.width))]
     unrelated = [one for one in draws if one is not None]
-    figures = _explained_figures(found, fitted, site_b_id, names[0], n_rows(paired.fit), seed)
+    figures = _explained_figures(found, fitted, n_rows(paired.fit), scope)
     own_error = _known(found.std_error["rotation"]) or 0.0
     for k, (value, error, n) in enumerate(unrelated):
         # Of the difference: the two are of other pairs. The spread of the draws is `evidence`'s to add.
+        drawn = replace(scope, seed=seed + k)
         figures.append(
-            Figure(
-                site_b_id, "rotation", names[0], "rotation_ev", f"types_exchanged:{k + 1}", "held_out", value, n, seed + k,
-                math.hypot(error, own_error),
+            drawn.figure(
+                "rotation_ev", f"types_exchanged:{k + 1}", "held_out", value, n, math.hypot(error, own_error)
             )
-        )  # fmt: skip
-    figures += _haar_figures(fitted, site_b_id, names[0], n_rows(paired.fit), seed)
-    figures += code_figures(paired, fitted, site_b_id, names[0], seed)
-    figures += prototype_figures(paired, fitted, marked, site_b_id, names[0], seed)
-    more, notes = _dictionary_figures(path, paired, fitted, names, site, site_b_id, texts, seed)
-    carried = carry_features(path, fitted.rotation, site_a_id, site_b_id, names[0], seed)
+        )
+    figures += _haar_figures(fitted, n_rows(paired.fit), scope)
+    figures += code_figures(paired, fitted, scope)
+    figures += prototype_figures(paired, fitted, marked, scope)
+    more, notes = _dictionary_figures(between, paired, fitted)
+    carried = carry_features(between.path, fitted.rotation, between.site_a_id, scope)
     components = {
         "variance_share": found.component_share,
         "ev_rotation": found.component_rotation,
@@ -166,38 +176,27 @@ def stored_rotation(row: dict[str, Any], device: torch.device) -> Rotation[Tenso
 # ---- figures ----------------------------------------------------------------------------------------
 
 
-def _explained_figures(
-    found: Explained, fitted: Fitted, site_id: str, model_a: str, n_fit: int, seed: int
-) -> list[Figure]:
+def _explained_figures(found: Explained, fitted: Fitted, n_fit: int, scope: Scope) -> list[Figure]:
     """`rotation_ev` and, on tokens that the fit never saw, `rotation_ev_unseen`; `rotation_halves`."""
     figures = []
     for arm, value in found.value.items():
         own = arm == "rotation"
         error = _known(found.std_error.get(arm) if own else found.difference_error.get(arm))
-        figures.append(
-            Figure(
-                site_id, "rotation", model_a, "rotation_ev", "none" if own else arm, "held_out", value, found.n_test, seed, error
-            )
-        )  # fmt: skip
+        control = "none" if own else arm
+        figures.append(scope.figure("rotation_ev", control, "held_out", value, found.n_test, error))
     for arm, value in found.unseen.items():
-        control = "none" if arm == "rotation" else arm
-        figures.append(
-            Figure(
-                site_id, "rotation", model_a, "rotation_ev_unseen", control, "held_out", value, found.n_unseen, seed,
-                _known(found.unseen_error.get(arm)),
-            )
-        )  # fmt: skip
+        control, error = "none" if arm == "rotation" else arm, _known(found.unseen_error.get(arm))
+        figures.append(scope.figure("rotation_ev_unseen", control, "held_out", value, found.n_unseen, error))
     halves = {"none": fitted.halves_agreement, "shuffled": fitted.halves_agreement_shuffled}
     # trace(R) / width of a Haar matrix has this standard deviation (Diaconis and Shahshahani 1994).
-    chance = 1 / len(fitted.rotation.matrix)
+    spread = 1 / fitted.rotation.width
     return figures + [
-        Figure(
-            site_id, "rotation", model_a, "rotation_halves", control, "in_sample", value, n_fit, seed,
-            None if control == "none" else chance,
+        scope.figure(
+            "rotation_halves", control, "in_sample", value, n_fit, None if control == "none" else spread
         )
         for control, value in halves.items()
         if value is not None
-    ]  # fmt: skip
+    ]
 
 
 def _known(error: float | None) -> float | None:
@@ -205,10 +204,10 @@ def _known(error: float | None) -> float | None:
     return None if error is None or error != error else error
 
 
-def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int) -> list[Figure]:
+def _haar_figures(fitted: Fitted, n: int, scope: Scope) -> list[Figure]:
     """Statistics of the rotation as of a Haar matrix, of the one fitted on unrelated pairs, and of a cyclic shift."""
-    width = len(fitted.rotation.matrix)
-    reference = haar.Reference(width, seed)
+    width = fitted.rotation.width
+    reference = haar.Reference(width, scope.seed)
     matrices = {
         "none": fitted.rotation.matrix,
         "unrelated": fitted.shuffled,
@@ -222,50 +221,47 @@ def _haar_figures(fitted: Fitted, site_id: str, model_a: str, n: int, seed: int)
         share = statistics["frobenius_from_identity"] / math.sqrt(2 * width)
         spread = float(reference.draws["frobenius_from_identity"].std(ddof=1)) / math.sqrt(2 * width)
         figures.append(
-            Figure(
-                site_id, "rotation", model_a, "distance_from_identity", control, "in_sample", share, n, seed,
+            scope.figure(
+                "distance_from_identity",
+                control,
+                "in_sample",
+                share,
+                n,
                 None if control == "none" else spread,
             )
-        )  # fmt: skip
+        )
         p_control = "p_value" if control == "none" else f"p_value_{control}"
         for metric, value in statistics.items():
             # What another rotation would have given by chance: the control is one of many.
             spread = float(reference.draws[metric].std(ddof=1))
             error = None if control == "none" else spread
             figures += [
-                Figure(site_id, "rotation", model_a, metric, control, "in_sample", value, n, seed, error),
-                Figure(site_id, "rotation", model_a, metric, p_control, "in_sample", p_values[metric], haar.n_draws(width), seed),
-            ]  # fmt: skip
+                scope.figure(metric, control, "in_sample", value, n, error),
+                scope.figure(metric, p_control, "in_sample", p_values[metric], haar.n_draws(width)),
+            ]
     return figures
 
 
-def _dictionary_figures(
-    path: Path,
-    paired: Paired,
-    fitted: Fitted,
-    names: tuple[str, str],
-    site: Site,
-    site_b_id: str,
-    texts: Sequence[Any],
-    seed: int,
-) -> tuple[list[Figure], list[str]]:
+def _dictionary_figures(between: Between, paired: Paired, fitted: Fitted) -> tuple[list[Figure], list[str]]:
     """A's dictionaries on B, the mean over several of them; nothing where A has none."""
-    own, notes = read_saes(path, names[0], site.name)
-    others, more = read_saes(path, names[1], site.name)
+    own, notes = read_saes(between.path, between.a, between.site.name)
+    others, more = read_saes(between.path, between.b, between.site.name)
     notes = [*notes, *more]
     if not own:
         return [], notes
+    texts = between.texts
     seen = [row.name for row, one in own if any(text in texts for text in one.params.get("texts") or ())]
     if seen:
         notes.append(
             f"{', '.join(seen)}: trained on this text, so what is read with them is no held-out figure; align with another text"
         )
     affine, _ = ridge_map(paired.swapped())
+    theirs = [other for _, other in others]
     groups: dict[tuple[str, str, str], list[TransferFigure]] = {}
     for _, dictionary in own:
         for figure in transfer(
-            paired, fitted.rotation, dictionary, [other for _, other in others], affine_to_a=affine, seed=seed
-        ):  # fmt: skip
+            paired, fitted.rotation, dictionary, theirs, affine_to_a=affine, seed=between.seed
+        ):
             groups.setdefault((figure.metric, figure.control, figure.split), []).append(figure)
     figures = []
     for (metric, control, split), some in groups.items():
@@ -275,9 +271,6 @@ def _dictionary_figures(
         error = float(np.mean(errors)) if errors else None
         name = "none" if control == _OWN.get(metric) else control
         split = "in_sample" if seen or metric.startswith("decoder") else split
-        figures.append(
-            Figure(
-                site_b_id, "rotation", names[0], metric, name, split, value, some[0].n, some[0].seed, error
-            )
-        )
+        figure = between.scope.figure(metric, name, split, value, some[0].n, error)
+        figures.append(replace(figure, seed=some[0].seed))
     return figures, notes

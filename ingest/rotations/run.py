@@ -468,11 +468,11 @@ class _Job:
         if self._labels is None:
             # Rows are the same tokens at every site.
             self._labels = labels(self.models[0], self.windows, paired, self.seed)
-        found = measure.measure(
-            self.path, paired, self._labels, site, self._site_id(0, site),
-            self._site_id(1, site), (self.ends[0].name, self.ends[1].name),
+        between = measure.Between(
+            self.path, self.ends[0].name, self.ends[1].name, site, self._site_id(0, site), self._site_id(1, site),
             self.spec.params["texts"], self.seed,
         )  # fmt: skip
+        found = measure.measure(between, paired, self._labels)
         self.notes += [one for one in found.notes if one not in self.notes]
         rotation_id = self._rotation_id(site)
         if site == self.steered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +13,51 @@ from ...catalog.bulk import Figure
 Floats = NDArray[np.float64]
 
 
-def site_figure(
-    site_id: str, subject: str, subject_id: str, metric: str, control: str, split: str,
-    values: Sequence[float] | Floats, seed: int | None = None, paired: Floats | None = None,
-) -> Figure:  # fmt: skip
-    """The mean of `values`, NaN left out, with its standard error (that of the mean of `paired`, if given): a figure
-    about all of a site."""
-    known = np.asarray(values, np.float64)
-    if paired is not None:
-        # Compared over what is known on both sides.
-        known = known[np.isfinite(paired)]
-        paired = paired[np.isfinite(paired)]
-    known = known[np.isfinite(known)]
-    mean = float(known.mean()) if len(known) else float("nan")
-    of = known if paired is None else paired
-    return Figure(
-        site_id, subject, subject_id, metric, control, split, mean, len(known), seed, standard_error(of)
-    )
+@dataclass(frozen=True)
+class Scope:
+    """What figures are about: a subject at a site, and the seed of what is random in them."""
+
+    site_id: str
+    subject: str
+    subject_id: str
+    seed: int
+
+    def figure(
+        self, metric: str, control: str, split: str, value: float, n: int, std_error: float | None = None
+    ) -> Figure:
+        """One figure over `n` things."""
+        return Figure(
+            self.site_id,
+            self.subject,
+            self.subject_id,
+            metric,
+            control,
+            split,
+            value,
+            n,
+            self.seed,
+            std_error,
+        )
+
+    def mean(
+        self,
+        metric: str,
+        control: str,
+        split: str,
+        values: Sequence[float] | Floats,
+        paired: Floats | None = None,
+    ) -> Figure:
+        """The mean of `values`, NaN left out, with its standard error (that of the mean of `paired`, if given)."""
+        known = np.asarray(values, np.float64)
+        if paired is not None:
+            # Compared over what is known on both sides.
+            known = known[np.isfinite(paired)]
+            paired = paired[np.isfinite(paired)]
+        known = known[np.isfinite(known)]
+        mean = float(known.mean()) if len(known) else float("nan")
+        return self.figure(
+            metric, control, split, mean, len(known), standard_error(known if paired is None else paired)
+        )
 
 
 def standard_error(values: NDArray[np.float64]) -> float | None:

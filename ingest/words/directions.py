@@ -19,7 +19,7 @@ from ..model.loaded import LoadedModel
 from ..model.sites import Site
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.draws import rng
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 
 TOP = 20
 """Tokens kept in each direction."""
@@ -236,11 +236,11 @@ def overlap_figures(
     if n < 2:
         del found["shuffled"]
 
+    scope = Scope(site_id, subject, subject_id, seed)
+
     def figure(control: str, values: NDArray[np.float64]) -> Figure:
         paired = None if control == "none" else shared - values
-        return site_figure(
-            site_id, subject, subject_id, "projection_overlap", control, "in_sample", values, seed, paired
-        )
+        return scope.mean("projection_overlap", control, "in_sample", values, paired)
 
     return [figure("none", shared), *(figure(control, values) for control, values in found.items())]
 

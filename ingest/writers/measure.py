@@ -22,7 +22,7 @@ from ...catalog.bulk import Figure
 from ...catalog.errors import InvalidInput, SiteError
 from ..stats.bits import Patterns
 from ..stats.draws import rng
-from ..stats.figures import site_figure
+from ..stats.figures import Scope
 from . import agreements, coalitions
 from .agreements import (
     FILTERS,
@@ -272,18 +272,15 @@ def _figures(
         for (control, split), curve in curves.items()
         for i, k in enumerate(ks)
     }
+    scope = Scope(site_id, group.kind, group.centre, seed)
     for (metric, control, split), of_all in every.items():
         one = of_all[own]
         paired = None if control == "none" else every[metric, "none", split][own] - one
-        yield site_figure(
-            site_id, group.kind, group.centre, metric, control, split, one, seed, paired
-        )  # fmt: skip
+        yield scope.mean(metric, control, split, one, paired)
         known = one[np.isfinite(one)]
         if metric.startswith("coalition_") and len(known):
             middle = float(np.median(known))
-            yield Figure(
-                site_id, group.kind, group.centre, f"{metric}_median", control, split, middle, len(known), seed
-            )  # fmt: skip
+            yield scope.figure(f"{metric}_median", control, split, middle, len(known))
 
 
 def _columns(

@@ -22,6 +22,7 @@ from signarium.ingest.rotations.chance import chance
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.stats.bases import haar
+from signarium.ingest.stats.figures import Scope
 from signarium.ingest.stats.paired import Paired
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -127,7 +128,11 @@ def test_a_rotation_is_that_of_the_cpu(device: str) -> None:
         )  # fmt: skip
         fitted = fit(paired, 0)
         found = list(explained(paired, fitted).value.values()) + list(chance(paired, 0) or ())
-        found += [one.value for one in code_figures(paired, fitted, "s", "A", 0) if "code" in one.metric]
+        found += [
+            one.value
+            for one in code_figures(paired, fitted, Scope("s", "rotation", "A", 0))
+            if "code" in one.metric
+        ]
         return fitted.rotation.matrix.cpu(), found
 
     matrix, values = figures("cpu")

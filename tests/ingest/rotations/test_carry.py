@@ -12,7 +12,7 @@ from signarium.ingest.rotations.carry import code_figures, from_signs, prototype
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.labels import Label
 from signarium.ingest.stats.bases import haar
-from signarium.ingest.stats.figures import clustered_error
+from signarium.ingest.stats.figures import Scope, clustered_error
 from signarium.ingest.stats.paired import Paired
 
 WIDTH, N, DOCUMENTS = 64, 4000, 80
@@ -50,7 +50,7 @@ def test_bits_of_normal_states() -> None:
     """Through a Haar matrix a sum of many signs is as good as normal: a bit is kept with probability
     1 - arccos(sqrt(2 / pi)) / pi."""
     paired, _ = planted()
-    figures = code_figures(paired, fit(paired, 0), "s", "A", 0)
+    figures = code_figures(paired, fit(paired, 0), Scope("s", "rotation", "A", 0))
     codes = values(figures, "code_agreement")
     expected = 1 - math.acos(math.sqrt(2 / math.pi)) / math.pi
     assert codes["none"] == 1
@@ -74,7 +74,7 @@ def test_bits_of_normal_states() -> None:
 
 def test_prototypes_read_nothing_before_the_rotation_and_all_after_it() -> None:
     paired, labels = planted(shape="centres")
-    figures = prototype_figures(paired, fit(paired, 0), labels, "s", "A", 0)
+    figures = prototype_figures(paired, fit(paired, 0), labels, Scope("s", "rotation", "A", 0))
     auc = values(figures, "prototype_auc")
     assert auc["source"] > 0.9
     assert auc["none"] == pytest.approx(auc["source"], abs=1e-12)
@@ -103,13 +103,15 @@ def test_axes_that_matter_are_seen() -> None:
         a, a @ haar(WIDTH, 11).double(), paired.halves, paired.validation, paired.test, paired.token_ids,
         paired.documents, paired.positions,
     )  # fmt: skip
-    basis = values(prototype_figures(paired, fit(paired, 0), labels, "s", "A", 0), "prototype_basis")
+    basis = values(
+        prototype_figures(paired, fit(paired, 0), labels, Scope("s", "rotation", "A", 0)), "prototype_basis"
+    )
     assert basis["none"] > max(basis[f"haar:{k}"] for k in (1, 2, 3)) + 0.05
 
 
 def test_no_labels_no_figures() -> None:
     paired, _ = planted()
-    assert prototype_figures(paired, fit(paired, 0), [], "s", "A", 0) == []
+    assert prototype_figures(paired, fit(paired, 0), [], Scope("s", "rotation", "A", 0)) == []
 
 
 def test_a_sign_says_the_mean_of_its_side() -> None:
