@@ -13,7 +13,7 @@ DEMO_TOKENS ?= 20000
 PEERS  ?= build/peers
 BENCH  ?=
 
-.PHONY: help setup demo test test-gpu lint docs family bench bench-gpu bench-setup clean
+.PHONY: help setup demo test test-full test-gpu lint docs family bench bench-gpu bench-setup clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -55,8 +55,14 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 	$(BIN)/signarium --db $(DEMO)/brackets.duckdb nearest "([{}" --model shared-0 --across shared-1 --site resid_mid.1 -k 5
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
-test: setup      ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+# Bytecode is kept, whatever the shell says: without it every process compiles the package and pytest every test.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+
+test: setup      ## every property, with a fifth of the examples (less than six minutes on 2 cores)
+	$(PYTEST)
+
+test-full: setup ## the same with all examples, parameters and kills: before a release
+	$(PYTEST) --full
 
 # Both kinds of FAISS are one module, so the GPU's lives in an environment of its own.
 GPU := $(MAKE) setup VENV=.venv-gpu EXTRA=gpu && .venv-gpu/bin/python

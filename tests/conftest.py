@@ -8,16 +8,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import effort
 import pytest
 from digest import Commands, commands
 from made import DECODER, ENCODER, SITES, Made
+from once import Once
 
 IN_MEMORY = Path("/dev/shm")
+TEMP_ROOT = "PYTEST_DEBUG_TEMPROOT"
 ROOM = 4 << 30
-"""Several times what a session leaves in its folders."""
+"""Several times what a run leaves in its folders."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`, for `make test-full`."""
+    parser.addoption("--full", action="store_true", help="every parameter, and the full number of examples")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How much is done, before a test is imported; and the folders in memory, before a worker starts."""
+    effort.choose(config.getoption("full"))
+    if _chooses_folders(config) and _room():
+        os.environ[TEMP_ROOT] = str(IN_MEMORY)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only `--full` runs."""
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out and not config.getoption("full"):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _chooses_folders(config: pytest.Config) -> bool:
+    """A worker's folders lie where those of its controller are, and nobody else may have said where."""
+    return config.option.basetemp is None and TEMP_ROOT not in os.environ
 
 
 def _room() -> bool:
+    """A disk takes milliseconds for each commit, and a suite makes thousands."""
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return os.access(IN_MEMORY, os.W_OK) and min(free, shutil.disk_usage(IN_MEMORY).free) > ROOM
@@ -25,16 +54,12 @@ def _room() -> bool:
         return False
 
 
-@pytest.fixture(scope="session", autouse=True)
-def in_memory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The tests' folders, in memory if there is room and nobody said where: a disk takes milliseconds for each commit."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.config.option.basetemp is None and "PYTEST_DEBUG_TEMPROOT" not in os.environ and _room():
-            patch.setenv("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
-        base = tmp_path_factory.getbasetemp()
-    yield
-    if base.is_relative_to(IN_MEMORY) and not request.session.testsfailed:
-        shutil.rmtree(base, ignore_errors=True)
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Once:
+    """Folders that are made once in this run, by whichever worker needs them first."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker of xdist has its folder inside that of the run.
+    return Once((base.parent if hasattr(request.config, "workerinput") else base) / "once")
 
 
 @pytest.fixture(scope="session")
@@ -54,14 +79,11 @@ def without_features() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Read it, do not change it."""
+def _make_catalogue(home: Path) -> None:
     import tiny
 
     import signarium
 
-    home = tmp_path_factory.mktemp("catalogue")
     texts = (home / "first.txt", home / "second.txt")
     # The end of the second has characters of several bytes, whose tokens are pieces of them.
     texts[0].write_text(topics["assert"] + topics["if"], encoding="utf-8")
@@ -73,13 +95,24 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Made:
         path, str(decoder), name=DECODER, sites=SITES, text=[texts[1]], context=64, stages=["states"]
     )
     signarium.ingest(path, str(encoder), name=ENCODER, sites="resid_post.1", text=[texts[1]], context=64)
-    return Made(path, texts, decoder)
+
+
+@pytest.fixture(scope="session")
+def catalogue(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Read it, do not change it."""
+    home = once.folder("catalogue", _make_catalogue)
+    # Each worker reads a file of its own: a reader and a test that waits for the file do not meet.
+    path = _copied(home / "catalogue.duckdb", tmp_path_factory.mktemp("catalogue") / "catalogue.duckdb")
+    return Made(path, (home / "first.txt", home / "second.txt"), home / "gpt2-0")
 
 
 @pytest.fixture
 def catalogue_copy(catalogue: Made, tmp_path: Path) -> Path:
     """A copy with its indexes, to be changed."""
-    copy = tmp_path / "copy.duckdb"
-    shutil.copy(catalogue.path, copy)
-    shutil.copytree(f"{catalogue.path}.indexes", f"{copy}.indexes")
+    return _copied(catalogue.path, tmp_path / "copy.duckdb")
+
+
+def _copied(path: Path, copy: Path) -> Path:
+    shutil.copy(path, copy)
+    shutil.copytree(f"{path}.indexes", f"{copy}.indexes")
     return copy

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -107,7 +107,6 @@ def test_moments_that_are_none(mean: NDArray[np.float64], std: NDArray[np.float6
 # ---- codes ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(WIDTHS, SEEDS)
 def test_many_codes_are_as_one_and_as_by_hand(width: int, seed: int) -> None:
     r = some(width, seed)
@@ -202,7 +201,6 @@ def test_a_feature_keeps_its_size_and_follows_a_permutation() -> None:
     assert not (signs & ~bits & 1).any(), "signs outside the mask are zero"
 
 
-@settings(deadline=None)
 @given(WIDTHS, SEEDS)
 def test_a_carried_feature_has_as_many_dimensions(width: int, seed: int) -> None:
     r = some(width, seed)

@@ -8,6 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 import small
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def macros(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.empty(tmp_path_factory.mktemp("macros") / "c.duckdb")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(width=WIDTHS, seed=SEEDS)
 def test_macros_equal_numpy(macros: Path, width: int, seed: int) -> None:
     raw = bits(seed, 3, width)

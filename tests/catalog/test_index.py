@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
-from hypothesis import HealthCheck, given, settings
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -75,7 +76,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small.empty(tmp_path_factory.mktemp("index") / "c.duckdb")
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(120))
 @given(case=cases(), shard_rows=st.sampled_from([1, 8, 13, 40, 65_536]), piece=st.sampled_from([16, 1 << 20]))
 def test_sql_faiss_and_numpy_agree(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, case: dict[str, object], shard_rows: int, piece: int

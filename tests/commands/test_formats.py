@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -69,7 +70,7 @@ def test_values(value: object, in_csv: str, in_json: str) -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.integers()), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_csv_and_json_read_back(rows: list[tuple[str, int]]) -> None:
     rows = [(s.encode("utf-8", "replace").decode().replace("\0", ""), n) for s, n in rows]
     back = list(csv.reader(io.StringIO(text(["s", "n"], rows, "csv"), newline="")))  # type: ignore[arg-type]
@@ -168,7 +169,7 @@ def test_long_results_are_cut_and_no_more_is_drawn() -> None:
 
 
 @given(st.text())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_nothing_drives_the_terminal(stored: str) -> None:
     shown = text([stored], [(stored,), ([stored],), ({stored: stored},)], "table", width=80)
     assert len(shown.split("\n")) == 7

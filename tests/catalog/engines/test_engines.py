@@ -11,7 +11,8 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 from digest import first_on_the_path
-from hypothesis import HealthCheck, given, settings
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,7 +75,7 @@ def cases(draw: st.DrawFn) -> tuple[Codes, Codes, int, int, NDArray[np.int64] | 
 
 
 @pytest.mark.parametrize("engine", ON_CPU)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80))
 @given(case=cases(), shard_rows=st.sampled_from([1, 50, 65_536]))
 def test_every_engine_is_numpy(monkeypatch, engine, case, shard_rows):
     monkeypatch.setattr(shards, "_SHARD_ROWS", shard_rows)
@@ -92,7 +93,7 @@ def test_every_engine_is_numpy(monkeypatch, engine, case, shard_rows):
 
 
 @pytest.mark.parametrize("engine", ["numpy", pytest.param("blocks", marks=needs_kernel), "tensor"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60))
 @given(case=cases(), masked=st.booleans())
 def test_every_engine_counts_as_numpy_does(engine, case, masked):
     codes, queries, width, _, _ = case

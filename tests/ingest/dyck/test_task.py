@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -48,7 +49,7 @@ def one_by_one(row: list[int]) -> tuple[list[int], list[int]]:
     return depths, valid
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.one_of(rows_of_ids, deep_rows))
 def test_labels_are_those_of_a_stack_machine(ids: np.ndarray) -> None:
     found = task.labels(ids)
@@ -59,7 +60,7 @@ def test_labels_are_those_of_a_stack_machine(ids: np.ndarray) -> None:
         assert found.mask[i].tolist() == [token != task.PAD for token in row]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 @given(st.one_of(rows_of_ids, deep_rows), st.integers(0, 40))
 def test_a_row_that_is_cut_keeps_its_labels(ids: np.ndarray, end: int) -> None:
     whole, cut = task.labels(ids), task.labels(ids[:, :end].astype(np.int32))
@@ -93,7 +94,7 @@ def test_labels_want_a_matrix_of_integers(ids: np.ndarray) -> None:
         task.labels(ids)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.sampled_from(sorted(SETS)), st.integers(0, 2**32), st.integers(1, 40))
 def test_rows_are_bos_brackets_eos_padding(kind: str, seed: int, n: int) -> None:
     draw, (low, high) = SETS[kind]

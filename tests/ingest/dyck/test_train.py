@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -75,7 +76,7 @@ def test_the_rate_warms_up_and_falls_as_a_cosine() -> None:
     assert all(a >= b for a, b in pairwise(rates[100:1000]))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5))
 @given(st.integers(0, 10**6), st.integers(4, 24))
 def test_chunks_change_neither_gradients_nor_scores(seed: int, n: int) -> None:
     with torch.random.fork_rng(devices=[]):

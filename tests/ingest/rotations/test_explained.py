@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
@@ -291,7 +292,7 @@ def test_the_order_of_the_test_rows_does_not_matter(monkeypatch):
 
 
 @given(seed=st.integers(0, 999), noise=st.floats(0.1, 3), away=st.floats(-5, 5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 def test_turning_b_changes_nothing_but_the_axes(seed, noise, away):
     pair = turned(300, noise=noise, seed=seed, away=away)
     other = dataclasses.replace(pair, b=pair.b @ orthogonal(WIDTH, seed + 9) - away)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
@@ -114,7 +115,7 @@ def test_procrustes_is_the_best_orthogonal_map():
 
 
 @given(seed=st.integers(0, 999), width=st.integers(1, 12), n=st.integers(30, 300), noise=st.floats(0, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 def test_properties_of_the_fit(seed, width, n, noise):
     a = normal(n, width, seed)
     b = a @ orthogonal(width, seed + 1) + noise * normal(n, width, seed + 2)

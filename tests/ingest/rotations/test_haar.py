@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_pairs import normal, orthogonal, paired
@@ -46,7 +47,7 @@ def test_of_a_plane_turned_by_hand():
 
 
 @given(seed=st.integers(0, 999), width=st.integers(1, 40))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20))
 def test_against_the_eigenvalues_themselves(seed, width):
     r = draw_haar(width, np.random.default_rng(seed))
     assert torch.allclose(r.T @ r, torch.eye(width, dtype=torch.float64), atol=1e-12)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -110,7 +110,6 @@ def test_agreement_is_counted_dimension_by_dimension(width: int) -> None:
     assert not (polarities & ~masks).any()
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 140),
     st.integers(0, 50),

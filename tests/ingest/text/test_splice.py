@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from effort import examples
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prose import HARD, KINDS, PROSE, REAL, fragments, plain, whole
 
@@ -39,7 +40,7 @@ def assert_as_whole(kind: str, text: str) -> int:
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("kind", [*KINDS, *REAL])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30))
 @given(st.lists(fragments, min_size=1, max_size=10).map("".join))
 @example("")
 @example(" " * 5000)

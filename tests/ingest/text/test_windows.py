@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from effort import examples
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prose import HARD, KINDS, PROSE, REAL, Wrapped, fragments, joined, tokenizer, whole, written
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
@@ -53,7 +54,7 @@ def test_a_windows_text_starts_with_its_first_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_blocks")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25))
 @given(
     text=st.lists(fragments, min_size=1, max_size=6).map(lambda each: "".join(each).replace("\0", "")),
     context=st.integers(1, 80),

@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ shapes = given(
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_counts_are_those_counted_by_hand(n_features: int, n_neurons: int, width: int, seed: int) -> None:
     weights, patterns = drawn(n_neurons, width, seed), patterns_of(n_features, width, seed)
     held = Agreements(patterns)
@@ -88,7 +89,7 @@ def test_blocks_of_neurons_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @shapes
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_the_best_stand_in_order_with_ties_by_number(
     n_features: int, n_neurons: int, width: int, seed: int
 ) -> None:
@@ -110,7 +111,6 @@ def test_zero_and_nan_are_negative() -> None:
 
 
 @given(width=st.integers(1, 40), seed=st.integers(0, 10**6))
-@settings(deadline=None)
 def test_a_filter_is_the_median_and_the_upper_quartile(width: int, seed: int) -> None:
     weights = np.random.default_rng(seed).standard_normal((3, width)).astype(np.float32)
     for part, quantile in ((2, 0.5), (4, 0.75)):
@@ -142,7 +142,7 @@ def test_filtered_agreement_is_that_of_what_is_left(part: int) -> None:
 
 
 @shapes
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_excess_is_that_counted_by_hand(n_features: int, n_neurons: int, width: int, seed: int) -> None:
     """With features that have no dimension, too."""
     weights, patterns = drawn(n_neurons, width, seed), patterns_of(n_features, width, seed)
@@ -160,7 +160,7 @@ def test_excess_is_that_counted_by_hand(n_features: int, n_neurons: int, width: 
 
 
 @given(n=st.integers(1, 5000), agreeing=st.integers(0, 5000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_above_is_above_and_not_at(n: int, agreeing: int) -> None:
     agreeing = min(agreeing, n)
     excess = np.array([2 * agreeing - n], np.float32) / np.float32(n)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,7 @@ def literal(select: Patterns, score: Patterns, block: Signs, k: int) -> list[flo
     seed=st.integers(0, 10**6),
     ks=st.sets(st.integers(1, 80), min_size=1, max_size=6),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 def test_curves_are_those_of_a_literal_count(n_neurons: int, width: int, seed: int, ks: set[int]) -> None:
     patterns, block = patterns_of(3, width, seed), coins(n_neurons, width, np.random.default_rng(seed))
     other = patterns_of(3, width, seed + 1)
@@ -69,7 +70,7 @@ def test_the_sizes_of_the_paper_are_exact_too(monkeypatch: pytest.MonkeyPatch) -
 
 
 @given(counts=st.lists(st.integers(1, 500_000), min_size=1, max_size=8), seed=st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_votes_come_apart_again(counts: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)
     groups = coalitions._packed(counts)

@@ -14,7 +14,7 @@ import featured
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made import DECODER, ENCODER, Made
 from rich.cells import cell_len
@@ -80,7 +80,6 @@ def expected_of(
     return sorted(found, key=lambda one: one[:2])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 70), st.integers(0, 40), st.integers(1, 45), st.integers(0, 2**32 - 1), st.data())
 def test_either_polarity_equals_numpy(width: int, n: int, k: int, seed: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)

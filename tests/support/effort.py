@@ -1,0 +1,44 @@
+"""How much the tests do: `make test` draws few examples, always the same; `make test-full` draws all, and others each time.
+
+Which of the two is the profile of hypothesis, loaded by `conftest` before any test is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+FAST, FULL = "fast", "full"
+_EVERY = 100
+"""The examples of a property that names no number, in full."""
+_LEAST = 5
+
+
+def choose(full: bool) -> None:
+    """Sets how much is done from here on."""
+    # A fixture of a function holds for all examples of a property, and a busy machine is no failure.
+    same: dict[str, Any] = {
+        "deadline": None,
+        "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    }
+    settings.register_profile(FULL, max_examples=_EVERY, **same)
+    settings.register_profile(FAST, max_examples=_EVERY // 5, derandomize=True, database=None, **same)
+    settings.load_profile(FULL if full else FAST)
+
+
+def is_full() -> bool:
+    """Whether everything is done."""
+    return settings.get_current_profile_name() == FULL
+
+
+def examples(n: int) -> int:
+    """How many examples of `n` are drawn."""
+    return n if is_full() else max(min(n, _LEAST), n * settings().max_examples // _EVERY)
+
+
+def most_in_full(values: Iterable[Any], few: Callable[[Any], bool]) -> list[Any]:
+    """Parameters of a test: those that `few` names always run, the rest in `make test-full`."""
+    return [value if few(value) else pytest.param(value, marks=pytest.mark.full) for value in values]
