@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .catalog.codes import Codes
     from .catalog.verify import Finding
     from .ingest.flips.run import FlipReport
+    from .ingest.progress import Progress
     from .ingest.rotations.run import AlignReport
-    from .ingest.run import Progress
     from .ingest.saes.add import SaeReport
     from .ingest.saes.train import TrainReport
     from .queries.features.card import FeatureCard

@@ -12,7 +12,7 @@ import click
 from .catalog.text import visible
 
 if TYPE_CHECKING:
-    from .ingest.run import Estimate
+    from .ingest.job import Estimate
 
 
 class Display:
@@ -38,13 +38,13 @@ class Display:
         self._stop()
 
     def loading(self, what: str) -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         self._stop()
         if self._terminal:
             click.echo(visible(f"{what} ..."), err=True)
 
     def counted(self, name: str, tokens: int) -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         now = time.monotonic()
         if now - self._said >= (1.0 if self._terminal else self._EVERY_S):
             if self._said:
@@ -52,7 +52,7 @@ class Display:
             self._said = now
 
     def planned(self, estimate: Estimate) -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         scratch = f" + {_mb(estimate.scratch_bytes)} scratch while it runs" if estimate.scratch_bytes else ""
         lines = (
             f"{estimate.model} on {estimate.device}, {', '.join(estimate.sites)}",
@@ -65,7 +65,7 @@ class Display:
             click.echo(visible(line))
 
     def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         self._stop()
         self._job, self._total, self._done, self._before = job, total, done, done
         self._unit = unit
@@ -87,7 +87,7 @@ class Display:
         self._bar.start()
 
     def computed(self, units: int) -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         self._done += units
         now = time.monotonic()
         speed = (self._done - self._before) / max(now - self._begun, 1e-9)
@@ -108,7 +108,7 @@ class Display:
         return f"{1 / max(speed, 1e-9):,.0f} s each"
 
     def ended(self) -> None:
-        """See `ingest.run.Progress`."""
+        """See `ingest.progress.Progress`."""
         self._stop()
 
     def _stop(self) -> None:

@@ -12,7 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .run import Progress, Report
+    from .job import Report
+    from .progress import Progress
 
 
 class _Callable(ModuleType):

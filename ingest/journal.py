@@ -10,8 +10,8 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -26,7 +26,7 @@ from ..catalog.errors import SignariumError
 from .model.sites import Site
 
 if TYPE_CHECKING:
-    from .run import Progress
+    from .progress import Progress
 
 _LIBRARIES = ("signarium", "torch", "transformers", "tokenizers", "duckdb", "numpy")
 
@@ -92,6 +92,54 @@ def versions() -> str:
     return json.dumps(found)
 
 
+def site_id(model_id: str, site: Site | str) -> str:
+    """The id of a site of a model."""
+    return f"{model_id}/{site}"
+
+
+def add_site(session: Session, model_id: str, site: Site, width: int) -> str:
+    """Record a site of a model unless it is there; its id."""
+    ident = site_id(model_id, site)
+    if session.get(schema.Site, ident) is None:
+        session.add(
+            schema.Site(
+                site_id=ident,
+                model_id=model_id,
+                name=site.name,
+                point=site.point,
+                layer=site.layer,
+                width=width,
+            )
+        )
+    return ident
+
+
+def is_finished(path: Path, run_id: str) -> bool:
+    """Whether a run did all that it was asked. The catalogue at `path` must exist."""
+    return run_id in finished(path, [run_id])
+
+
+def finished(path: Path, run_ids: Sequence[str]) -> set[str]:
+    """Those of some runs that did all that they were asked; none where there is no catalogue yet."""
+    if not path.exists() or not run_ids:
+        return set()
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM run WHERE finished_at IS NOT NULL AND list_contains(?, run_id)",
+            [list(run_ids)],
+        ).fetchall()
+    return {row[0] for row in rows}
+
+
+def n_committed(path: Path, run_id: str) -> int:
+    """How many units (or items) of a run are committed: where its next shard starts."""
+    with store.reading(path) as connection:
+        (done,) = connection.execute(
+            "SELECT coalesce(max(start + n), 0)::BIGINT FROM shard WHERE run_id = ?", [run_id]
+        ).fetchall()[0]
+    return int(done)
+
+
 class Journal:
     """One run in the catalogue, for writing.
 
@@ -113,17 +161,7 @@ class Journal:
             if session.get(schema.Model, model.model_id) is None:
                 session.add(model)
             for one in spec.sets:
-                if session.get(schema.Site, one.site_id) is None:
-                    session.add(
-                        schema.Site(
-                            site_id=one.site_id,
-                            model_id=model.model_id,
-                            name=one.site.name,
-                            point=one.site.point,
-                            layer=one.site.layer,
-                            width=one.width,
-                        )
-                    )
+                add_site(session, model.model_id, one.site, one.width)
             run = session.get(schema.Run, spec.run_id)
             if run is not None:
                 run.failure = run.finished_at = None
@@ -181,6 +219,19 @@ class Journal:
             if run is not None:
                 run.failure = reason
 
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Around the work of the run: an error is recorded, and raised."""
+        try:
+            yield
+        except Exception as error:
+            # The error itself matters more than its record, for which a full disk may have no room.
+            with suppress(Exception):
+                self.fail(
+                    error.what if isinstance(error, SignariumError) else f"{type(error).__name__}: {error}"
+                )
+            raise
+
     # ---- shards ----
 
     def submit(self, shard: Shard) -> None:
@@ -236,44 +287,42 @@ class Journal:
 Write = Callable[[Session], object]
 
 
-def run_units(
-    journal: Journal,
-    model: schema.Model,
-    device: str,
-    compute: Callable[[int], Write],
-    units: int,
-    progress: Progress,
-    unit: str,
-    sizes: Sequence[int] | None = None,
-    total: int | None = None,
-) -> None:
-    """Run `compute` for each unit of a job that is not committed yet, each a shard of its own.
+@dataclass(frozen=True)
+class Units:
+    """A run of `n` units, each a shard of its own: `compute(i)` works unit i out and returns what inserts its rows.
 
-    `sizes` is how many tokens (or codes) each unit stands for in the record; progress counts them, or units without
-    `sizes`, or, with `total`, what `compute` itself reports.
+    `sizes` is how many tokens (or codes) each unit stands for in the record. Progress counts them in `unit`; it counts
+    units where there are no `sizes`, and, with `total`, what `compute` itself reports.
     """
+
+    spec: RunSpec
+    compute: Callable[[int], Write]
+    n: int
+    unit: str = "units"
+    sizes: Sequence[int] | None = None
+    total: int | None = None
+
+
+def run_units(path: Path, model: schema.Model, device: str, units: Units, progress: Progress) -> None:
+    """Compute and commit each unit of a run that is not committed yet, and record that the run is complete.
+
+    `model` is the row of the model that the run belongs to, `device` what the record says it ran on.
+    """
+    journal, sizes, total = Journal(path, units.spec), units.sizes, units.total
     start = journal.begin(model, device)
     if total is not None:
-        progress.started(journal.spec.job, total, 0, unit)
+        progress.started(units.spec.job, total, 0, units.unit)
     else:
         done = start if sizes is None else sum(sizes[:start])
-        progress.started(journal.spec.job, units if sizes is None else sum(sizes), done, unit)
-    try:
-        with journal:
-            for i in range(start, units):
-                begun = time.perf_counter()
-                write = compute(i)
-                took = time.perf_counter() - begun
-                size = 0 if sizes is None else sizes[i]
-                journal.submit(Shard(i, 1, size, 0.0, took, took, write))
-                if total is None:
-                    progress.computed(1 if sizes is None else size)
-    except Exception as error:
-        # The error itself matters more than its record, for which a full disk may have no room.
-        with suppress(Exception):
-            journal.fail(
-                error.what if isinstance(error, SignariumError) else f"{type(error).__name__}: {error}"
-            )
-        raise
+        progress.started(units.spec.job, units.n if sizes is None else sum(sizes), done, units.unit)
+    with journal.failing(), journal:
+        for i in range(start, units.n):
+            begun = time.perf_counter()
+            write = units.compute(i)
+            took = time.perf_counter() - begun
+            size = 0 if sizes is None else sizes[i]
+            journal.submit(Shard(i, 1, size, 0.0, took, took, write))
+            if total is None:
+                progress.computed(1 if sizes is None else size)
     journal.finish(True)
     progress.ended()

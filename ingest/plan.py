@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..catalog import schema, store
-from ..catalog.bulk import ROW_GROUP
 from ..catalog.codes import n_bytes
 from ..catalog.errors import InvalidInput, RunConflict
 from ..catalog.ids import int_id, short_id, text_base
+from . import size
 from .journal import RunSpec, SetSpec, now
+from .known import Known, site_key
 from .model.sites import Site
 from .text import windows as texts
 
@@ -67,138 +62,6 @@ class JobPlan:
         return self.tokens_done >= self.tokens
 
 
-@dataclass(frozen=True)
-class OldRun:
-    """A run that is in the catalogue: `finished` did what it was asked, `complete` left nothing of its content."""
-
-    spec: RunSpec
-    finished: bool
-    complete: bool
-    tokens_done: int
-
-
-@dataclass
-class Known:
-    """What the catalogue already holds of one model. Read once, before planning."""
-
-    model_id: str
-    name: str
-    added: bool
-    runs: list[OldRun]
-    means: dict[str, NDArray[np.float64]]
-    tokenizer_known: bool
-
-
-def model_id(model: LoadedModel) -> str:
-    """From the content of the weights and the tokenizer, and the float type that they run in."""
-    return short_id("model", model.weights_sha256, model.tokenizer_sha256, model.dtype)
-
-
-def model_row(model: LoadedModel, name: str) -> schema.Model:
-    """The row of `models` for a loaded model."""
-    return schema.Model(
-        model_id=model_id(model),
-        name=name,
-        source=_lasting(model.source),
-        revision=model.revision,
-        architecture=model.architecture,
-        width=model.width,
-        n_layers=model.n_layers,
-        d_ffn=model.d_ffn,
-        vocab_size=model.vocab_size,
-        dtype=model.dtype,
-        weights_sha256=model.weights_sha256,
-        tokenizer_sha256=model.tokenizer_sha256,
-        random_init_seed=model.random_init_seed,
-        added_at=now(),
-    )
-
-
-def _lasting(source: str) -> str:
-    """A local path in full: a relative one means nothing in another folder."""
-    local = os.path.expanduser(source)
-    return os.path.abspath(local) if os.path.exists(local) else source
-
-
-def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
-    """What the catalogue at `path` (which may not exist yet) holds of `model`.
-
-    Raises:
-        RunConflict: if `name` belongs to another model, or these weights are in under another name.
-    """
-    ident = model_id(model)
-    seed = model.random_init_seed
-    # A control stands beside what it controls.
-    wanted = name or (model.name if seed is None else f"{model.name}-random-{seed}")
-    if not path.exists():
-        return Known(ident, wanted, False, [], {}, False)
-    with store.reading(path) as connection:
-        rows = connection.execute(
-            "SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name"
-        ).fetchall()
-        here = next((row for row in rows if row[0] == ident), None)
-        if here is not None:
-            if name is not None and here[1] != name:
-                raise RunConflict(
-                    f"these weights are already in the catalogue as {here[1]!r}", "leave --name out"
-                )
-            wanted = here[1]
-        else:
-            namesake = next((row for row in rows if row[1] == wanted), None)
-            if namesake is not None:
-                what = (
-                    f"the same weights in {namesake[2]}"
-                    if namesake[3] == model.weights_sha256
-                    else "another model"
-                )
-                raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
-        known = Known(ident, wanted, here is not None, [], {}, False)
-        found = connection.execute(
-            "SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256]
-        )
-        known.tokenizer_known = (found.fetchone() or (0,))[0] >= model.vocab_size
-        known.runs = [
-            _old_run(connection, *row)
-            for row in connection.execute(
-                "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
-                "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
-                [ident],
-            ).fetchall()
-        ]
-        whole = {one.spec.run_id for one in known.runs if one.complete and one.spec.job == "types"}
-        for run_id, site, mean in connection.execute(
-            "SELECT d.run_id, s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
-            "WHERE s.model_id = ? AND d.subject = 'type' GROUP BY ALL",
-            [ident],
-        ).fetchall():
-            if run_id in whole:
-                known.means[site] = np.array(mean, dtype=np.float64)
-    return known
-
-
-def _old_run(connection: Any, run_id: str, job: str, params: str, finished: bool, complete: bool) -> OldRun:
-    sets = connection.execute(
-        "SELECT c.code_set_id, s.name, s.site_id, c.subject, c.centre, c.width FROM code_set c "
-        "JOIN site s USING (site_id) WHERE c.run_id = ?",
-        [run_id],
-    ).fetchall()
-    specs = [SetSpec(i, Site.from_name(name), *rest) for i, name, *rest in sets]
-    # The order in which the run was planned, which is what its shards were packed in.
-    specs.sort(key=lambda one: (*_site_key(one.site), one.centre == "mean"))
-    text_ids = connection.execute(
-        "SELECT text_id FROM run_text WHERE run_id = ? ORDER BY place", [run_id]
-    ).fetchall()
-    done = connection.execute(
-        "SELECT coalesce(sum(tokens), 0) FROM shard WHERE run_id = ?", [run_id]
-    ).fetchone()
-    spec = RunSpec(run_id, job, json.loads(params), tuple(specs), tuple(row[0] for row in text_ids))
-    return OldRun(spec, finished, complete, int(done[0]))
-
-
-def _site_key(site: Site) -> tuple[str, int]:
-    return site.point, -1 if site.layer is None else site.layer
-
-
 # ---- types --------------------------------------------------------------------------------------
 
 
@@ -231,15 +94,15 @@ def _types_plan(model: LoadedModel, spec: RunSpec, known: Known, done: int) -> J
         tokens=n,
         tokens_done=done,
         rows=(n - done) * len(spec.sets),
-        catalogue_bytes=_catalogue_bytes(
+        catalogue_bytes=size.code_bytes(
             spec.sets,
             n - done,
-            _DIMENSION_BYTES * sum(one.width for one in spec.sets) / 2
-            + (0 if known.tokenizer_known else _TOKEN_BYTES * n),
+            size.DIMENSION_BYTES * sum(one.width for one in spec.sets) / 2
+            + (0 if known.tokenizer_known else size.TOKEN_BYTES * n),
         ),
         index_bytes=sum(n * n_bytes(one.width) for one in spec.sets),
         scratch_bytes=sum(n * model.width_of(site) * item for site in spec.sites),
-        shard_tokens=_shard_tokens(spec.sets),
+        shard_tokens=size.shard_tokens(spec.sets),
         complete=True,
     )
 
@@ -286,8 +149,7 @@ def place_texts(
         tokens += counts.n_tokens
         if counts.n_tokens >= 1 << 32:
             raise InvalidInput(f"{file.name} has more than 2**32 tokens", "split it")
-        kind = file.path.suffix.lower() if file.path.suffix.lower() in (".jsonl", ".parquet") else "text"
-        identity = (file.sha256, kind, model.tokenizer_sha256, context)
+        identity = (file.sha256, file.kind, model.tokenizer_sha256, context)
         text_id = next(
             base
             for base in (text_base(salt, *identity) for salt in range(1000))
@@ -299,7 +161,7 @@ def place_texts(
             name=file.name,
             sha256=file.sha256,
             size=file.size,
-            kind=kind,
+            kind=file.kind,
             tokenizer_sha256=model.tokenizer_sha256,
             context=context,
             added_at=now(),
@@ -377,14 +239,14 @@ def _states_plan(spec: RunSpec, own: Sequence[TextPlan], done: int) -> JobPlan:
         tokens=tokens,
         tokens_done=done,
         rows=left * len(spec.sets),
-        catalogue_bytes=_catalogue_bytes(
+        catalogue_bytes=size.code_bytes(
             spec.sets,
             left,
-            share * (_STATE_BYTES * tokens + _WINDOW_BYTES * windows + _TEXT_SHARE * text_bytes),
+            share * (size.STATE_BYTES * tokens + size.WINDOW_BYTES * windows + size.TEXT_SHARE * text_bytes),
         ),
         index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
         scratch_bytes=0,
-        shard_tokens=_shard_tokens(spec.sets),
+        shard_tokens=size.shard_tokens(spec.sets),
         complete=all(one.whole for one in own),
     )
 
@@ -408,42 +270,9 @@ def _new_spec(
             centre,
             model.width_of(site),
         )
-        for site, centre in sorted(units, key=lambda unit: (*_site_key(unit[0]), unit[1] == "mean"))
+        for site, centre in sorted(units, key=lambda unit: (*site_key(unit[0]), unit[1] == "mean"))
     )
     shown = {"sites": list(dict.fromkeys(site.name for site, _ in units)), **params}
     return RunSpec(
         run_id, job, {**shown, "texts": len(text_ids)} if text_ids else shown, sets, tuple(text_ids)
     )
-
-
-# ---- size ---------------------------------------------------------------------------------------
-# DuckDB's storage, measured: an uncompressed code costs its bytes and a 4-byte offset, a norm 4 bytes; item and
-# code_set_id compress to nearly nothing. A column fills blocks of 64 KiB, and since every shard is committed
-# and checkpointed by itself, its last blocks stay part empty.
-
-_BLOCK = schema.BLOCK_BYTES
-_SHARD_BLOCKS = 3.0
-"""Blocks of a shard beside its codes and norms: the small columns and the metadata."""
-_TOKEN_BYTES = 11.0
-_DIMENSION_BYTES = 50
-_STATE_BYTES = 3.0
-_WINDOW_BYTES = 90
-_TEXT_SHARE = 0.55
-EMPTY_BYTES = 536_576 + 19 * schema.BLOCK_BYTES
-"""A catalogue with one small run: each small table and each key fills a block."""
-
-
-def _catalogue_bytes(sets: Sequence[SetSpec], items: int, other_bytes: float) -> int:
-    """Bytes that `items` rows of each code set add to the file, with `other_bytes` in other tables."""
-    step = _shard_tokens(sets)
-    blocks = float(math.ceil(other_bytes / _BLOCK))
-    for n in [step] * (items // step) + [items % step]:
-        if n:
-            codes = sum(n * (n_bytes(one.width) + 4) for one in sets)
-            blocks += math.ceil(codes / _BLOCK) + math.ceil(n * len(sets) * 4 / _BLOCK) + _SHARD_BLOCKS
-    return round(blocks * _BLOCK)
-
-
-def _shard_tokens(sets: Sequence[SetSpec]) -> int:
-    """Tokens of a shard: those whose codes fill a row group, within reason for a kill to lose."""
-    return max(256, min(65_536, ROW_GROUP // max(1, len(sets))))

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog import index, schema, store
 from ..catalog.errors import CatalogueMissing, DiskFull, InvalidInput, SignariumError
+from .job import Estimate, Report
 from .journal import Journal
+from .known import Known, look_up, model_id, model_row
 from .passes.forward import default_batch_tokens
-from .plan import (
-    EMPTY_BYTES,
-    JobPlan,
-    Known,
-    TextPlan,
-    look_up,
-    model_id,
-    model_row,
-    place_texts,
-    plan_states,
-    plan_types,
-)
+from .plan import JobPlan, TextPlan, place_texts, plan_states, plan_types
+from .progress import Progress, Silent
+from .size import EMPTY_BYTES, free_bytes
 from .text import windows as texts
 
 if TYPE_CHECKING:
@@ -41,87 +32,6 @@ if TYPE_CHECKING:
 STAGES = ("types", "states", "features", "neurons", "writers")
 DEFAULT_STAGES = STAGES
 CONTEXT = 256
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What an ingest will take, in bytes: the catalogue and its indexes, scratch files on top while it runs.
-
-    `features` is how many will be made at most: discovered ones that repeat another are merged.
-    """
-
-    model: str
-    device: str
-    sites: tuple[str, ...]
-    tokens: int
-    rows: int
-    features: int
-    catalogue_bytes: int
-    index_bytes: int
-    scratch_bytes: int
-    free_bytes: int
-
-    @property
-    def stored_bytes(self) -> int:
-        """What stays."""
-        return self.catalogue_bytes + self.index_bytes
-
-
-@dataclass
-class Report:
-    """What an ingest did. `already` says that everything was in the catalogue before."""
-
-    model: str
-    estimate: Estimate
-    dry_run: bool = False
-    runs: list[str] = field(default_factory=list)
-    tokens: int = 0
-    already: bool = False
-    notes: list[str] = field(default_factory=list)
-
-
-class Progress(Protocol):
-    """Who wants to know how it goes. The default is silence."""
-
-    def loading(self, what: str) -> None:
-        """Something slow without a measure begins."""
-
-    def counted(self, name: str, tokens: int) -> None:
-        """So many tokens of the text called `name` were counted so far."""
-
-    def planned(self, estimate: Estimate) -> None:
-        """The size is known; nothing has been written."""
-
-    def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
-        """A run of `total` units begins, or goes on after `done` of them."""
-
-    def computed(self, units: int) -> None:
-        """So many more are done."""
-
-    def ended(self) -> None:
-        """The run is committed."""
-
-
-class Silent:
-    """A `Progress` that hears and says nothing."""
-
-    def loading(self, what: str) -> None:
-        """See `Progress`."""
-
-    def counted(self, name: str, tokens: int) -> None:
-        """See `Progress`."""
-
-    def planned(self, estimate: Estimate) -> None:
-        """See `Progress`."""
-
-    def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
-        """See `Progress`."""
-
-    def computed(self, units: int) -> None:
-        """See `Progress`."""
-
-    def ended(self) -> None:
-        """See `Progress`."""
 
 
 def ingest(
@@ -308,9 +218,7 @@ def _ingest(
     )
     progress.planned(estimate)
     report = Report(known.name, estimate, dry_run)
-    needed = estimate.stored_bytes + estimate.scratch_bytes
-    if estimate.free_bytes < needed:
-        raise DiskFull(path, needed, estimate.free_bytes)
+    estimate.must_fit(path)
     if dry_run:
         return report
     from ..migrations import manage
@@ -426,7 +334,7 @@ def _estimate(
         + (neurons.index_bytes if neurons is not None else 0),
         scratch_bytes=max((plan.scratch_bytes for plan in todo), default=0)
         + (stage.scratch_bytes if stage is not None else 0),
-        free_bytes=shutil.disk_usage(path.resolve().parent).free,
+        free_bytes=free_bytes(path),
     )
 
 

@@ -21,8 +21,9 @@ from ...catalog import bulk, schema, store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import digest, short_id
-from ..journal import Journal, RunSpec, run_units
-from ..plan import JobPlan, Known, model_row
+from ..journal import RunSpec, Units, run_units
+from ..known import Known, model_row
+from ..plan import JobPlan
 from ..stats.bases import bases
 from ..stats.bits import TypeBits
 from ..stats.draws import rng
@@ -36,7 +37,7 @@ from .rows import insert
 if TYPE_CHECKING:
     from ..model.load import LoadedModel
     from ..model.sites import Site
-    from ..run import Progress
+    from ..progress import Progress
 
 TYPE_JOBS = ("categories", "discovery", "independence")
 JOBS = (*TYPE_JOBS, "context", "feature_states")
@@ -330,15 +331,11 @@ class Stage:
         """
         self.changed = True
         run_units(
-            Journal(self.path, spec),
+            self.path,
             model_row(self.model, self.known.name),
             str(self.model.device),
-            compute,
-            units,
+            Units(spec, compute, units, unit, None if tokens is None else [tokens], tokens),
             progress,
-            unit,
-            None if tokens is None else [tokens],
-            tokens,
         )
 
     # ---- text ----

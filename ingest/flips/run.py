@@ -21,10 +21,11 @@ from ...catalog.codes import pack
 from ...catalog.errors import InvalidInput
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
-from ..journal import Journal, RunSpec, SetSpec, run_units
+from ..journal import RunSpec, SetSpec, Units, run_units
+from ..known import model_row
 from ..model.sites import Site
 from ..passes import inject
-from ..plan import model_row
+from ..progress import Progress, Silent
 from ..stats.outcome import Outcome
 from ..text import windows as texts
 from ..words import directions as words
@@ -36,7 +37,6 @@ from .tokens import Feature, Windows, choose_windows, disjoint_from, read_featur
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
-    from ..run import Progress
 
 VERSION = 1
 """Part of a run's identity: another number where the same arguments come to mean another measurement."""
@@ -81,8 +81,6 @@ def flip(
         ModelError: if the weights are no longer at hand, or the model has no unembedding.
         SiteError: if later blocks read more than the residual stream.
     """
-    from ..run import Silent
-
     begun = time.perf_counter()
     path, progress = Path(path), progress or Silent()
     if windows < 1 or context < 2:
@@ -281,10 +279,14 @@ class _Job:
         passes = {self._key(row) for unit in self.units[int(done) :] for row in unit}
         # A run's shards say how many codes it has: one, the direction's, with the last.
         sizes = [0] * (len(self.units) - 1) + [len(self.spec.sets)]
+        compute = partial(self._compute, computed=progress.computed)
         run_units(
-            Journal(self.path, self.spec), model_row(self.model, self.feature.model), str(self.model.device),
-            partial(self._compute, computed=progress.computed), len(self.units), progress, "passes", sizes, len(passes),
-        )  # fmt: skip
+            self.path,
+            model_row(self.model, self.feature.model),
+            str(self.model.device),
+            Units(self.spec, compute, len(self.units), "passes", sizes, len(passes)),
+            progress,
+        )
 
     def _compute(self, i: int, computed: Callable[[int], None]) -> Callable[[Session], None]:
         outcomes: dict[_Row, Outcome] = {}

@@ -18,17 +18,17 @@ from ...catalog import bulk, schema, store
 from ...catalog.codes import Codes, n_bytes, pack
 from ...catalog.errors import InvalidInput, ModelError, SiteError
 from ...catalog.ids import int_id, neuron_item, short_id
-from ..journal import Journal, RunSpec, SetSpec, Write, run_units
+from ..journal import RunSpec, SetSpec, Units, Write, run_units
+from ..known import Known, model_row
 from ..model.loaded import LoadedModel
 from ..model.sites import Site
-from ..plan import Known, model_row
 from ..types.stage import write_tokens
 from ..words import directions as words
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..run import Progress
+    from ..progress import Progress
 
 STREAM = Site("residual")
 """The residual stream at no particular block: where every neuron writes, and one code set holds them all."""
@@ -173,14 +173,11 @@ class NeuronStage:
         self.changed = True
         unit = "rows" if job == "unembedding" else "neurons"
         run_units(
-            Journal(self.path, spec),
+            self.path,
             model_row(self.model, self.known.name),
             str(self.model.device),
-            compute,
-            len(sizes),
+            Units(spec, compute, len(sizes), unit, sizes),
             progress,
-            unit,
-            sizes,
         )
 
     def _codes(self, own: SetSpec, i: int) -> Write:

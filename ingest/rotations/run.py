@@ -23,10 +23,11 @@ from ...catalog.carry import Rotation
 from ...catalog.errors import DiskFull, InvalidInput, ModelError, NotFound, SiteError
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
-from ..journal import Journal, RunSpec, run_units
+from ..journal import RunSpec, Units, run_units
+from ..known import model_row
 from ..model.sites import Site
 from ..passes.gather import Windows, cut, record, row_starts, split, sum_of
-from ..plan import model_row
+from ..progress import Progress, Silent
 from ..stats.paired import Paired
 from ..text import windows as texts
 from . import measure
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     import duckdb
 
     from ..model.loaded import LoadedModel
-    from ..run import Progress
 
 VERSION = 1
 """Part of a run's identity: another number where the same arguments come to mean another measurement."""
@@ -117,8 +117,6 @@ def align(
         SiteError: for a site that one of them lacks, or that is of another width there.
         DiskFull: if the states do not fit beside the catalogue.
     """
-    from ..run import Silent
-
     begun = time.perf_counter()
     path, progress = Path(path), progress or Silent()
     if max_tokens < 1 or context < 2:
@@ -370,9 +368,12 @@ class _Job:
         try:
             self._gather(todo, progress)
             run_units(
-                Journal(self.path, self.spec), model_row(self.models[1], self.ends[1].name), str(self.models[1].device),
-                self._compute, units, progress, "steps",
-            )  # fmt: skip
+                self.path,
+                model_row(self.models[1], self.ends[1].name),
+                str(self.models[1].device),
+                Units(self.spec, self._compute, units, "steps"),
+                progress,
+            )
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -16,13 +16,11 @@ from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
 from ...catalog.errors import InvalidInput, NotFound, RunConflict, SignariumError, SiteError
 from ...catalog.ids import int_id, sae_item, short_id
-from ..journal import Journal, RunSpec, SetSpec, now, run_units
+from ..journal import RunSpec, SetSpec, Units, now, run_units
 from ..model.sites import Site
 from ..model.weights import hash_file
+from ..progress import Progress, Silent
 from .dictionary import Dictionary, load
-
-if TYPE_CHECKING:
-    from ..run import Progress
 
 _SAME = ("st_ino", "st_size", "st_mtime_ns")
 VERSION = 1
@@ -65,8 +63,6 @@ def add_sae(
         InvalidInput: if the file is no dictionary, or one of another width.
         RunConflict: if the name is taken by another file, or this file is in under another name.
     """
-    from ..run import Silent
-
     begun = time.perf_counter()
     path, file, progress = Path(path), Path(file).expanduser().absolute(), progress or Silent()
     row = _model(path, model)
@@ -230,7 +226,8 @@ def _insert(
         return write
 
     # One shard: a dictionary's codes are a thirty-second of what was just read.
-    run_units(Journal(path, spec), model, "cpu", compute, 1, progress, "features", [dictionary.n_features])
+    units = Units(spec, compute, 1, "features", [dictionary.n_features])
+    run_units(path, model, "cpu", units, progress)
 
 
 def _stored(dictionary: Dictionary) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,9 @@ from ...catalog.ids import int_id, short_id
 from ..encode import reload
 from ..model.sites import Site
 from ..passes import gather
+from ..progress import Progress, Silent
 from ..text import windows as texts
 from .dictionary import APPLY, Dictionary, load, save
-
-if TYPE_CHECKING:
-    from ..run import Progress
 
 RECIPE = "relu-l1-unit-decoder 1"
 """Written into `params`: two dictionaries of one seed start from the same weights only if both say this."""
@@ -230,8 +228,6 @@ def train_sae(
         InvalidInput: if `output` cannot be written or holds something else, or a setting is out of range.
         SiteError, ModelError, TextError: if the model lacks the site or is not at hand, or the text cannot be read.
     """
-    from ..run import Silent
-
     begun = time.perf_counter()
     path, output, progress = Path(path), Path(output), progress or Silent()
     where = Site.from_name(site)

@@ -34,12 +34,23 @@ class TextFile:
     sha256: str
     size: int
 
+    @property
+    def kind(self) -> str:
+        """How its bytes are read: `.jsonl`, `.parquet`, or `text` for everything else."""
+        ending = self.path.suffix.lower()
+        return ending if ending in (".jsonl", ".parquet") else "text"
+
+
+def identity(files: Sequence[TextFile]) -> list[list[str]]:
+    """What a run's id takes from its texts: the hash and the kind of each, since what a file says depends on both."""
+    return [[one.sha256, one.kind] for one in files]
+
 
 # ---- finding ------------------------------------------------------------------------------------
 
 
-def find_texts(paths: Sequence[str | Path]) -> list[TextFile]:
-    """The files behind `paths`, in the order given, a folder's sorted by relative path, hidden ones left out.
+def find_texts(paths: str | Path | Sequence[str | Path]) -> list[TextFile]:
+    """The files behind one path or several, in the order given, a folder's sorted by relative path, hidden ones left out.
 
     Of several files with the same content the first is kept. A folder is searched for `ENDINGS`, links to
     folders inside it are not followed.
@@ -47,6 +58,8 @@ def find_texts(paths: Sequence[str | Path]) -> list[TextFile]:
     Raises InvalidInput when `paths` is empty, TextError for a path that is missing, cannot be read, is no
     regular file or is empty, and for a folder without text.
     """
+    if isinstance(paths, str | Path):
+        paths = [paths]
     if not paths:
         raise InvalidInput("no text was named", "pass --text PATH, a file or a folder")
     found: dict[str, TextFile] = {}

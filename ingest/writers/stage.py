@@ -20,11 +20,11 @@ from ...catalog.bulk import code_matrix
 from ...catalog.codes import n_bytes, unpack
 from ...catalog.errors import InvalidInput, ModelError, SiteError
 from ...catalog.ids import short_id
-from ..journal import Journal, RunSpec, Write, run_units
+from ..journal import RunSpec, Units, Write, run_units
+from ..known import Known, model_row
 from ..model.loaded import LoadedModel
 from ..model.sites import Site
 from ..neurons.stage import WORD_BYTES
-from ..plan import Known, model_row
 from ..stats.bits import Patterns
 from ..words import directions as words
 from .measure import KS, WRITERS, Group, measure_site
@@ -32,7 +32,7 @@ from .measure import KS, WRITERS, Group, measure_site
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from ..run import Progress
+    from ..progress import Progress
 
 _SOURCES = ("categories", "discovery")
 """The jobs that make features."""
@@ -175,13 +175,11 @@ class WriterStage:
             return write
 
         run_units(
-            Journal(self.path, RunSpec(spec.run_id, "writers", spec.params, ())),
+            self.path,
             model_row(self.model, self.known.name),
             str(self.model.device),
-            compute,
-            len(sites),
+            Units(RunSpec(spec.run_id, "writers", spec.params, ()), compute, len(sites), "sites"),
             progress,
-            "sites",
         )
 
     def _groups(self, sources: list[str], site: str) -> tuple[list[Group], NDArray[np.float64]]:

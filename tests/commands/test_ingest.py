@@ -33,7 +33,7 @@ def test_ingest_says_what_was_made(
     run: Run, monkeypatch: pytest.MonkeyPatch, rows: int, features: int, said: str
 ) -> None:
     import signarium
-    from signarium.ingest.run import Estimate, Report
+    from signarium.ingest.job import Estimate, Report
 
     estimate = Estimate("one", "cpu", ("embed",), 9, rows, features, 0, 0, 0, 1)
     monkeypatch.setattr(signarium, "ingest", lambda *_, **__: Report("one", estimate))

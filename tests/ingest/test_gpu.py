@@ -15,7 +15,7 @@ import torch
 import signarium
 from signarium.catalog import store
 from signarium.catalog.codes import hamming
-from signarium.ingest import plan
+from signarium.ingest import size
 from signarium.ingest.encode import encode_text, recheck
 from signarium.ingest.rotations.carry import code_figures
 from signarium.ingest.rotations.chance import chance
@@ -92,7 +92,7 @@ def test_many_small_batches_are_those_of_the_cpu(
         if torch.cuda.device_count() < 2:
             pytest.skip("there is one GPU")
         devices = ",".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 400)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: 400)
     model, text = tiny.folder(tmp_path, "llama"), tmp_path / "text.jsonl"
     text.write_text(
         "".join(f'{{"text": "{"The king saw 12 ships. " * (1 + 5 * n % 7)}"}}\n' for n in range(60))

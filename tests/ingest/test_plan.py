@@ -10,7 +10,7 @@ from digest import rows
 
 import signarium
 from signarium.catalog.errors import DiskFull, RunConflict
-from signarium.ingest import plan, run
+from signarium.ingest import plan, size
 
 
 def on_disk(path: Path) -> int:
@@ -85,7 +85,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
         asked.append(Path(where))
         return type("Usage", (), {"free": 1_000_000})
 
-    monkeypatch.setattr(run.shutil, "disk_usage", usage)
+    monkeypatch.setattr(size.shutil, "disk_usage", usage)
     with pytest.raises(DiskFull, match=r"1\.0 MB free and .* are needed"):
         signarium.ingest(tmp_path / "link" / "c.duckdb", folder, device="cpu")  # type: ignore[operator]
     assert list(home.iterdir()) == []

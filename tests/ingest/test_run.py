@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 import signarium
 from signarium.catalog.errors import DiskFull, ModelError
 from signarium.catalog.revisions import REVISIONS
-from signarium.ingest import plan, run
+from signarium.ingest import size
 from signarium.ingest.journal import Journal
 from signarium.ingest.model.load import LoadedModel
+from signarium.ingest.progress import Silent
 from signarium.ingest.types import stage as types
 
 
@@ -65,7 +66,7 @@ def in_small_shards(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     """The digest of a catalogue that was made in shards of 64 tokens."""
     whole = tmp_path_factory.mktemp("whole") / "c.duckdb"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_shard_tokens", lambda _: 64)
+        patch.setattr(size, "shard_tokens", lambda _: 64)
         ingest(whole, shared)
     return digest(whole)
 
@@ -87,7 +88,7 @@ def test_failing_at_a_batch_and_going_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 64)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: 64)
     path = tmp_path / "c.duckdb"
     real, count = LoadedModel.forward, 0
 
@@ -173,7 +174,7 @@ def test_a_second_ingest_meanwhile_is_refused(warm: Commands, shared: Path, tmp_
     path = tmp_path / "c.duckdb"
     seen: list[Any] = []
 
-    class Intrudes(run.Silent):
+    class Intrudes(Silent):
         def computed(self, tokens: int) -> None:
             if not seen:
                 args = ("--db", path, "ingest", shared / "llama-0", "--text", shared / "a.txt", *ARGS)

@@ -281,8 +281,8 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
     import signarium.catalog.index
     import signarium.catalog.revisions
     import signarium.ingest.journal
-    import signarium.ingest.plan
     import signarium.ingest.run
+    import signarium.ingest.size
     import signarium.ingest.states.stage
     import signarium.ingest.types.stage
     import signarium.migrations.manage
@@ -290,7 +290,7 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
     # As in `conftest`: who wants features asks for the stage.
     signarium.ingest.run.DEFAULT_STAGES = ("types", "states")
     if (tokens := job.get("shard_tokens")) is not None:
-        signarium.ingest.plan._shard_tokens = lambda _: tokens
+        signarium.ingest.size.shard_tokens = lambda _: tokens
     for name, value in job.get("set", {}).items():
         module, _, attribute = name.rpartition(".")
         assert hasattr(sys.modules[module], attribute), name

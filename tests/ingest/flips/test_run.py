@@ -24,7 +24,7 @@ from signarium.ingest.flips.run import FlipReport, flip
 from signarium.ingest.model.load import load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.passes import inject
-from signarium.ingest.run import Silent
+from signarium.ingest.progress import Silent
 from signarium.ingest.stats import outcome
 from signarium.ingest.text.windows import find_texts
 

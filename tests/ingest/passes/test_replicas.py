@@ -17,10 +17,11 @@ from digest import Commands, digest, rows, sound
 
 import signarium
 from signarium.catalog.errors import InvalidInput, ModelError
-from signarium.ingest import plan, run
+from signarium.ingest import size
 from signarium.ingest.journal import Journal
 from signarium.ingest.model.load import LoadedModel
 from signarium.ingest.passes.replicas import AHEAD, Replicas
+from signarium.ingest.progress import Silent
 from signarium.ingest.states import stage as states
 
 SITES = "embed;resid_post.1;k.1"
@@ -140,7 +141,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def small_shards() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "_shard_tokens", lambda _: 150)
+        patch.setattr(size, "shard_tokens", lambda _: 150)
         yield
 
 
@@ -167,7 +168,7 @@ def test_a_catalogue_is_that_of_one_device(
     path = tmp_path / "c.duckdb"
     heard: list[int] = []
 
-    class Hears(run.Silent):
+    class Hears(Silent):
         def computed(self, units: int) -> None:
             assert threading.current_thread() is threading.main_thread()
             heard.append(units)

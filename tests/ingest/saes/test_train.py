@@ -13,7 +13,7 @@ import wordy
 
 import signarium
 from signarium.catalog.errors import InvalidInput, NotFound, SiteError, TextError
-from signarium.ingest.run import Silent
+from signarium.ingest.progress import Silent
 from signarium.ingest.saes import train as trainer
 from signarium.ingest.saes.dictionary import load, save
 from signarium.ingest.saes.train import RECIPE, quality, train, train_sae, untrained

@@ -16,8 +16,9 @@ from digest import Commands, codes, digest, rows, sound
 import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import TextError
-from signarium.ingest import plan
+from signarium.ingest import size
 from signarium.ingest.model.load import load_model
+from signarium.ingest.progress import Silent
 from signarium.ingest.text.windows import find_texts, windows
 
 CONTEXT = 24
@@ -80,12 +81,12 @@ def test_documents_tokens_and_ids_belong_together(architecture: str, tmp_path: P
     # States count up from their text's first id, documents too, and every site has the same.
     n = sum(len(one[3]) for one in expected)
     assert report.tokens == n + tiny.VOCAB_SIZE
-    for base, size, states in rows(
+    for base, n_states, states in rows(
         path,
         "SELECT state_id >> 32, count(DISTINCT state_id), list(DISTINCT state_id ORDER BY state_id) "
         "FROM states GROUP BY 1",
     ):
-        assert states == list(range(base << 32, (base << 32) + size))
+        assert states == list(range(base << 32, (base << 32) + n_states))
     assert (
         len(
             rows(
@@ -243,7 +244,7 @@ LATER = ("code_row", "shard", "run", "run_text", "measurement_row", "index_part"
 def test_a_limit_and_then_the_rest(
     shard: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: shard)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: shard)
     a, b = jsonl(tmp_path / "a.jsonl", [20, 9, 14]), jsonl(tmp_path / "b.jsonl", [30, 2, 25], seed=70)
     whole, path = tmp_path / "whole.duckdb", tmp_path / "c.duckdb"
     total = ingest(whole, llama, a, b).tokens - tiny.VOCAB_SIZE
@@ -334,7 +335,7 @@ def test_a_text_that_changes_meanwhile_is_noticed(llama: Path, tmp_path: Path) -
     text = tmp_path / "a.txt"
     text.write_text(prose(0, 100))
 
-    class Writes(signarium.ingest.run.Silent):  # type: ignore[attr-defined]
+    class Writes(Silent):
         def planned(self, estimate: Any) -> None:
             stat = text.stat()
             text.write_text(prose(0, 100).replace("king", "ring"))

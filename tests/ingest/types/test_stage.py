@@ -13,7 +13,7 @@ from transformers import AutoModel
 import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput, ModelError
-from signarium.ingest import plan
+from signarium.ingest import size
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.types import stage as types
@@ -159,7 +159,7 @@ def test_neither_shards_nor_batches_matter(
     one, other = tmp_path / "one.duckdb", tmp_path / "other.duckdb"
     options: dict[str, Any] = {"sites": "embed;resid_post.2;k.1", "bos": True, "device": "cpu"}
     signarium.ingest(one, folder, **options)  # type: ignore[operator]
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 101)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: 101)
     signarium.ingest(other, folder, batch_tokens=10, **options)  # type: ignore[operator]
     assert rows(other, "SELECT count(*) FROM shard") == [(2 * -(-tiny.VOCAB_SIZE // 101),)]
     for view in ("types", "types_bos"):
@@ -181,7 +181,7 @@ def test_scratch_files_made_anew_do_not_move_the_centre(
     # patch, on a real machine by other batches). The centre of the later shards is that of the stored means.
     folder = tiny.folder(tmp_path, "llama")
     path = tmp_path / "c.duckdb"
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 100)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: 100)
     real = types._rows
     calls = []
 
@@ -222,7 +222,7 @@ def test_scratch_files_made_anew_do_not_move_the_centre(
 def test_damaged_scratch_files_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.folder(tmp_path, "llama")
     whole, path = tmp_path / "whole.duckdb", tmp_path / "c.duckdb"
-    monkeypatch.setattr(plan, "_shard_tokens", lambda _: 50)
+    monkeypatch.setattr(size, "shard_tokens", lambda _: 50)
     signarium.ingest(whole, folder, sites="resid_post.0;k.1", device="cpu")  # type: ignore[operator]
     merged = types._merged
     monkeypatch.setattr(types, "_merged", lambda *_: (_ for _ in ()).throw(ModelError("stopped here")))
