@@ -97,9 +97,9 @@ def site_id(model_id: str, site: Site | str) -> str:
     return f"{model_id}/{site}"
 
 
-def add_site(session: Session, model_id: str, site: Site, width: int) -> str:
-    """Record a site of a model unless it is there; its id."""
-    ident = site_id(model_id, site)
+def add_site(session: Session, model_id: str, site: Site, width: int, ident: str | None = None) -> str:
+    """Record a site of a model unless it is there; its id, `ident` where the catalogue gave it another one."""
+    ident = ident or site_id(model_id, site)
     if session.get(schema.Site, ident) is None:
         session.add(
             schema.Site(
@@ -161,7 +161,7 @@ class Journal:
             if session.get(schema.Model, model.model_id) is None:
                 session.add(model)
             for one in spec.sets:
-                add_site(session, model.model_id, one.site, one.width)
+                add_site(session, model.model_id, one.site, one.width, one.site_id)
             run = session.get(schema.Run, spec.run_id)
             if run is not None:
                 run.failure = run.finished_at = None
