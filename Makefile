@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 EXTRA  ?= cpu
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEMO   := build/demo
-FAMILY := ingest/dyck/family
+FAMILY := examples/dyck/family
 # SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
 DEMO_TOKENS ?= 20000
 # What `make bench` compares with; options for it, such as BENCH="--only search --quick".
@@ -47,12 +47,12 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb neurons show 29/305
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb flip calendar --site resid_post.29 --centre mean --text $(DEMO)/python-topics.txt
 	$(BIN)/signarium --db $(DEMO)/demo.duckdb evidence
-	@$(BIN)/python -m signarium.ingest.dyck --text 1500 --output $(DEMO)/brackets.jsonl
-	$(BIN)/signarium --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-0 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
-	$(BIN)/signarium --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-1 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
-	$(BIN)/signarium --db $(DEMO)/brackets.duckdb align shared-0 shared-1 --text $(DEMO)/brackets.jsonl --steer resid_mid.1
+	@$(BIN)/python -m examples.dyck --text 1500 --output $(DEMO)/brackets.jsonl
+	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-0 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
+	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-1 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
+	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb align shared-0 shared-1 --text $(DEMO)/brackets.jsonl --steer resid_mid.1
 	$(BIN)/signarium --db $(DEMO)/brackets.duckdb rotations show shared-0 shared-1 --site resid_mid.1
-	$(BIN)/signarium --db $(DEMO)/brackets.duckdb nearest "([{}" --model shared-0 --across shared-1 --site resid_mid.1 -k 5
+	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb nearest "([{}" --model shared-0 --across shared-1 --site resid_mid.1 -k 5
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
 # Bytecode is kept, whatever the shell says: without it every process compiles the package and pytest every test.
@@ -73,7 +73,8 @@ test-gpu:        ## the device paths, compared with the CPU (needs CUDA)
 lint: setup      ## style, types, import rules, generated references
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@mkdir -p build/typing/signarium && for part in __init__.py __main__.py cli.py progress.py catalog commands ingest migrations queries; do ln -sfn ../../../$$part build/typing/signarium/$$part; done
+	@rm -rf build/typing && mkdir -p build/typing/signarium && ln -s ../../examples/dyck build/typing/dyck
+	@for part in *.py catalog commands ingest migrations queries; do [ ! -e $$part ] || ln -s ../../../$$part build/typing/signarium/$$part; done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/make.py --check

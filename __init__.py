@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from .queries.rotations.stored import StoredRotation
 
 from . import ingest
+from .catalog.plugins import load_plugin
+from .ingest.model.registered import register_model
 
-__all__ = ["Catalogue", "__version__", "ingest", "open"]
+__all__ = ["Catalogue", "__version__", "ingest", "load_plugin", "open", "register_model"]
 __version__ = "0.1.0"
 
 _MOST_FLIPPED = 0.05

@@ -45,12 +45,24 @@ class _Cli(Commands):
     type=click.Path(path_type=Path),
     help="The catalogue.  [default: $SIGNARIUM_DB, else ./catalogue.duckdb]",
 )
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    type=click.Path(),
+    metavar="PATH",
+    envvar="SIGNARIUM_PLUGINS",
+    help="A Python file, a package's folder or a module to run first, such as one that registers an architecture. "
+    "May be repeated.  [default: $SIGNARIUM_PLUGINS]",
+)
 @click.version_option(package_name="signarium", prog_name="signarium")
 @click.pass_context
-def cli(context: click.Context, db: Path | None) -> None:
+def cli(context: click.Context, db: Path | None, plugins: tuple[str, ...]) -> None:
     """A catalogue of what the signs of a transformer's hidden states encode."""
-    from . import Catalogue
+    from . import Catalogue, load_plugin
 
+    for plugin in plugins:
+        load_plugin(plugin)
     context.obj = Catalogue(db)
 
 

@@ -10,7 +10,6 @@ What is there already is not made again. The README's table is made by this comm
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,8 @@ import signarium
 from signarium.ingest.run import ingest
 
 HERE = Path(__file__).resolve().parent
-FAMILY = HERE.parent / "ingest" / "dyck" / "family"
+EXAMPLES = HERE.parent / "examples"
+FAMILY = EXAMPLES / "dyck" / "family"
 SITES = "resid_post.0;resid_mid.1;resid_post.1"
 DICTIONARY_SITE = "resid_mid.1"
 """Where the cited paper steers the toy, and its dictionaries fail most."""
@@ -31,6 +31,9 @@ UNTRAINED = "shared-0-random-7"
 
 def build(folder: Path, steps: int, sequences: int) -> Path:
     """The catalogue at `folder`, with everything that the table is made of."""
+    signarium.load_plugin(EXAMPLES / "dyck")
+    from dyck.__main__ import write_text
+
     folder.mkdir(parents=True, exist_ok=True)
     text, other, path = (
         folder / "brackets.jsonl",
@@ -40,8 +43,7 @@ def build(folder: Path, steps: int, sequences: int) -> Path:
     # Dictionaries are trained on other sequences than those that they are read on.
     for file, seed in ((text, 1), (other, 2)):
         if not file.exists():
-            command = [sys.executable, "-m", "signarium.ingest.dyck", "--text", str(sequences)]
-            subprocess.run([*command, "--text-seed", str(seed), "--output", str(file)], check=True)
+            write_text(file, sequences, seed=seed)
     checkpoints = sorted(one.name for one in FAMILY.glob("shared-0-step-*"))
     every = [name for names in COHORTS.values() for name in names]
     for name in [*every, *checkpoints]:

@@ -1,4 +1,4 @@
-"""`python -m signarium.ingest.dyck`: trains the toy family, and writes text of its kind."""
+"""`python -m examples.dyck`: trains the toy family, and writes text of its kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 
 import click
 
-from ...catalog.errors import DiskFull, InvalidInput, SignariumError
+from signarium.catalog.errors import DiskFull, InvalidInput, SignariumError
+
 from . import task
 from .train import APART, COHORTS, RECIPE, Recipe, Scores, checkpoint_steps, train_seed
 
@@ -183,7 +184,7 @@ def _fail(message: str) -> NoReturn:
 def main() -> None:
     """Entry point: errors are one line on stderr and exit code 1."""
     try:
-        command.main(standalone_mode=False, prog_name="python -m signarium.ingest.dyck")
+        command.main(standalone_mode=False, prog_name="python -m examples.dyck")
     except SignariumError as error:
         _fail(str(error))
     except click.ClickException as error:

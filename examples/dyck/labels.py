@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..rotations.contrasts import UNEMBEDDING, Contrast, Task, measured, register_contrasts
-from ..rotations.labels import register_labels
-from ..stats.paired import Paired
-from . import task
-from .model import MODEL_TYPE
+from signarium.ingest.rotations.contrasts import UNEMBEDDING, Contrast, Task, measured, register_contrasts
+from signarium.ingest.rotations.labels import register_labels
+from signarium.ingest.stats.paired import Paired
+
+from . import MODEL_TYPE, task
 
 Bools = NDArray[np.bool_]
 

@@ -1,7 +1,6 @@
 """The two-block transformer of the toy task, as a transformers model that folders of it are loaded into.
 
 104,448 parameters: pre-norm, RMSNorm, ReLU, no biases, untied (McCann, arXiv 2605.24577, the toy task).
-Importing this module tells transformers of the architecture; no code of a folder is ever run.
 """
 
 from __future__ import annotations
@@ -21,19 +20,13 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 from transformers.utils import ModelOutput
 
+from . import MODEL_TYPE
 from .task import BOS, CONTEXT, EOS, MAX_DEPTH, PAD, VOCAB_SIZE, Ids, labels, tokenizer
 
-MODEL_TYPE = "signarium_dyck"
 WEIGHTS = "model.safetensors"
 N_FEATURES = 6
 
@@ -306,13 +299,3 @@ def save_folder(model: DyckForStructure, folder: Path, training: dict[str, Any])
     (new / "training.json").write_text(text + "\n", "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)
-
-
-def register() -> None:
-    """Tells transformers of the architecture; again does nothing."""
-    AutoConfig.register(MODEL_TYPE, DyckConfig, exist_ok=True)
-    AutoModel.register(DyckConfig, DyckModel, exist_ok=True)
-    AutoModelForCausalLM.register(DyckConfig, DyckForTokens, exist_ok=True)
-
-
-register()

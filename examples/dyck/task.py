@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog.errors import InvalidInput
+from signarium.catalog.errors import InvalidInput
 
 PAD, BOS, EOS = 0, 1, 2
 UNK = 9

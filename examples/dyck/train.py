@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...catalog.errors import InvalidInput, ModelError
-from ..model.weights import read_json
+from signarium.catalog.errors import InvalidInput, ModelError
+from signarium.ingest.model.weights import read_json
+
 from . import task
 from .model import WEIGHTS, DyckConfig, DyckForStructure, Scores, chunks, evaluate, head_logits, save_folder
 

@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from ...catalog.errors import ModelError, SiteError
 from ...catalog.ids import int_id
-from ..dyck import labels as _dyck  # noqa: F401  (tells of the toy family's architecture and labels)
+from . import registered
 from . import weights as _weights
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, max_positions, token_embedding
@@ -178,13 +178,14 @@ def _load(found: Source, device: torch.device, dtype: str, random_init: int | No
 
 def _check_known(folder: Path, config: dict[str, Any]) -> None:
     model_type = config["model_type"]
+    registered.tell_transformers(model_type)
     if model_type not in CONFIG_MAPPING:
         if "auto_map" in config:
             what = f"{folder} needs code of its own ({model_type}), which is never run"
-            raise ModelError(what, "use an architecture that transformers itself has")
+            raise ModelError(what, "install its code, and register it with a plugin")
         raise ModelError(
             f"transformers {transformers.__version__} knows no architecture {model_type!r} ({folder})",
-            "upgrade transformers, or use another model",
+            "upgrade transformers, or register it with a plugin",
         )
 
 

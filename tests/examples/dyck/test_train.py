@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,18 +17,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from digest import first_on_the_path
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dyck import __main__ as door
+from dyck import task, train
+from dyck.model import DyckConfig, DyckForStructure
+from dyck.train import Recipe, Scores, train_seed
 from signarium.catalog.errors import InvalidInput, ModelError
-from signarium.ingest.dyck import __main__ as door
-from signarium.ingest.dyck import task, train
-from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
-from signarium.ingest.dyck.train import Recipe, Scores, train_seed
 
+EXAMPLES = Path(train.__file__).parent.parent
 TINY = Recipe(steps=12, batch=4, warm_up=3, every=4, held_out=8, rounds=0)
 ALONG = (3, 6)
 IN_AND_OUT = {"model.embed.weight", "token_head.weight", "depth_head.weight", "valid_head.weight"}
@@ -192,7 +195,7 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(
 KILLED = """
 import os, signal
 from pathlib import Path
-from signarium.ingest.dyck.train import Recipe, train_seed
+from dyck.train import Recipe, train_seed
 
 def progress(name, step, steps, scores):
     if step == 8:
@@ -204,7 +207,11 @@ train_seed(Path({output!r}), "apart", 0, Recipe(**{recipe!r}), progress=progress
 
 def test_a_process_that_was_killed_ends_as_one_that_was_not(family: Path, tmp_path: Path) -> None:
     script = KILLED.format(output=str(tmp_path), recipe=asdict(TINY))
-    job = subprocess.run([sys.executable, "-c", script], timeout=120)
+    job = subprocess.run(
+        [sys.executable, "-c", script],
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": first_on_the_path(EXAMPLES)},
+    )
     assert job.returncode == -signal.SIGKILL
     assert [p.name for p in tmp_path.iterdir()] == [".apart-100.state"]
     seen: list[int] = []

@@ -182,7 +182,8 @@ def test_code_that_comes_with_a_model_is_never_run(folder: Path, tmp_path: Path,
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": own}))
     assert load_model(str(folder)).architecture == "llama"
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "from_the_future"}))
-    assert "knows no architecture 'from_the_future'" in refused(folder, capfd)
+    assert "knows no architecture 'from_the_future'" in (line := refused(folder, capfd))
+    assert "register it with a plugin" in line
     assert not marker.exists()
 
 

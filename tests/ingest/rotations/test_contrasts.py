@@ -12,9 +12,9 @@ import torch
 import wordy
 from numpy.typing import NDArray
 
+from dyck import task
+from dyck.model import DyckConfig, DyckForStructure
 from signarium.catalog.errors import ModelError
-from signarium.ingest.dyck import task
-from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.rotations.contrasts import (
     FIT_ROWS,

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import wordy
 
-from signarium.ingest.dyck import task
+import dyck.labels  # noqa: F401  (registers them)
+from dyck import task
 from signarium.ingest.model.load import load_model
 from signarium.ingest.rotations import labels
 from signarium.ingest.stats.paired import Paired

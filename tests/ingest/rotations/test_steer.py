@@ -18,11 +18,11 @@ import turned
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dyck import task
+from dyck.model import DyckConfig, DyckForStructure
 from signarium.catalog import schema
 from signarium.catalog.carry import Rotation
 from signarium.catalog.errors import InvalidInput, SiteError
-from signarium.ingest.dyck import task
-from signarium.ingest.dyck.model import DyckConfig, DyckForStructure
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.rotations import steer as module
