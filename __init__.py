@@ -13,7 +13,6 @@ Every command of the command line is a function or a method here, with the same 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,13 +25,17 @@ if TYPE_CHECKING:
 
     from .catalog.codes import Codes
     from .catalog.verify import Finding
+    from .ingest.encode import EncodedText, TextEncoder
     from .ingest.flips.run import FlipReport
     from .ingest.progress import Progress
     from .ingest.rotations.run import AlignReport
     from .ingest.saes.add import SaeReport
     from .ingest.saes.train import TrainReport
     from .queries.features.card import FeatureCard
-    from .queries.nearest.ask import Answer, Neighbours, Place
+    from .queries.nearest.answers import Answer
+    from .queries.nearest.ask import Neighbours
+    from .queries.nearest.asked import Asked
+    from .queries.nearest.subject import Target
     from .queries.neurons.lists import NeuronCard
     from .queries.rotations.card import RotationCard
     from .queries.rotations.stored import StoredRotation
@@ -136,32 +139,11 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
         """
-        from .queries.nearest import ask as nearest
+        from .queries.nearest.ask import nearest
+        from .queries.nearest.asked import Asked
 
-        if position is not None and nearest.parse_query(query) is not None:
-            from .catalog.errors import InvalidInput
-
-            raise InvalidInput("--position belongs to free text", "leave it out for a stored item")
-
-        searched: list[str] = []
-
-        def encode(place: Place) -> Codes:
-            from .ingest.encode import encode_text
-
-            found = encode_text(self.path, place.model, place.site, place.centre, query, position, device)
-            searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
-            return found.code
-
-        def encode_state(place: Place) -> NDArray[np.float64]:
-            from .ingest.encode import encode_state
-
-            found = encode_state(self.path, place.model, place.site, query, position, device)
-            searched.append(f"{found.token!r}, token {found.position} of {found.n_tokens}")
-            return found.floats
-
-        answer = nearest.nearest(
-            self.path,
-            query,
+        asked = Asked(
+            query=query,
             within=within,
             model=model,
             across=across,
@@ -169,12 +151,12 @@ class Catalogue:
             centre=centre,
             k=k,
             where=where,
+            position=position,
             approximate=approximate,
             engine=engine,
-            encode=encode,
-            encode_state=encode_state,
+            device=device,
         )
-        return replace(answer, query=searched[0]) if searched else answer
+        return nearest(self.path, asked, self._encoder)
 
     def search(
         self,
@@ -200,10 +182,13 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: for what cannot be searched, naming what there is.
         """
-        from .queries.nearest import ask as nearest
+        from .queries.nearest.ask import search_all
+        from .queries.nearest.asked import Options
 
-        place = {"within": within, "model": model, "site": site, "centre": centre}
-        return nearest.search_all(self.path, queries, **place, k=k, where=where, engine=engine)
+        options = Options(
+            within=within, model=model, site=site, centre=centre, k=k, where=where, engine=engine
+        )
+        return search_all(self.path, queries, options)
 
     def features(
         self,
@@ -221,18 +206,12 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound: naming what there is, or how features are made.
         """
-        from .queries.features.lists import list_features
+        from .queries.features.lists import Listing, list_features
 
-        return list_features(
-            self.path,
-            model=model,
-            site=site,
-            kind=kind,
-            centre=centre,
-            survives=survives,
-            sort=sort,
-            limit=limit,
+        listing = Listing(
+            model=model, site=site, kind=kind, centre=centre, survives=survives, sort=sort, limit=limit
         )
+        return list_features(self.path, listing)
 
     def feature(
         self,
@@ -302,27 +281,20 @@ class Catalogue:
         Raises:
             InvalidInput, NotFound, TextError, ModelError: naming what there is.
         """
-        from .queries.features import annotate
+        from .queries.features.annotate import Reading, read
 
-        text = _text_of(text, file)
-        target = annotate.place(self.path, model, site, centre)
-        from .ingest.encode import encode_tokens
-
-        at = (target.site, target.centre)
-        encoded = encode_tokens(self.path, target.model, [at], text, context, device)
-        return annotate.read(
-            self.path,
-            target,
-            encoded.tokens,
-            encoded.token_ids,
-            encoded.chunks,
-            encoded.positions,
-            encoded.codes[at],
-            top=top,
-            least=least,
-            first=first,
-            every=every,
+        reading = Reading(
+            model=model, site=site, centre=centre, top=top, least=least, first=first, every=every
         )
+        text = _text_of(text, file)
+
+        def encode(target: Target) -> EncodedText:
+            from .ingest.encode import encode_tokens
+
+            at = [(target.site, target.centre)]
+            return encode_tokens(self.path, target.model, at, text, context, device)
+
+        return read(self.path, reading, encode)
 
     def neurons(
         self,
@@ -583,7 +555,7 @@ class Catalogue:
 
         if model is not None:
             from .catalog import store
-            from .queries.models import one_model
+            from .queries.usual import one_model
 
             with store.reading(self.path) as connection:
                 one_model(connection, model)
@@ -619,6 +591,11 @@ class Catalogue:
         from .migrations.manage import upgrade
 
         return upgrade(self.path)
+
+    def _encoder(self, asked: Asked) -> TextEncoder:
+        from .ingest.encode import EncodedText, TextEncoder
+
+        return TextEncoder(self.path, asked.query, asked.position, asked.device)
 
     def _rows(self, view: str, model: str | None = None) -> pa.Table:
         from .queries.models import rows

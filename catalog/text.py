@@ -29,3 +29,8 @@ def _symbol(found: re.Match[str]) -> str:
 def spelled(token: str | None, token_id: int) -> str:
     """A token in quotes, safe for a terminal, or its id where its text is unknown."""
     return f"id:{token_id}" if token is None else f'"{visible(token)}"'
+
+
+def quoted_name(text: str) -> str:
+    """A name in double quotes if it has a space that they would make visible."""
+    return f'"{text}"' if text != text.strip() or not text else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -162,6 +162,42 @@ def encode_state(
     (floats,) = found
     check_norms(norms_of(floats[None]).numpy(), site)
     return State(floats.double().numpy(), model.tokenizer.decode([ids[chosen]]), chosen, len(ids))
+
+
+class Place(Protocol):
+    """Where a code lies."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def site(self) -> str: ...
+    @property
+    def centre(self) -> str: ...
+
+
+class TextEncoder:
+    """One token of a free text for `nearest`: its last, or that at `position`; `encode_text` and `encode_state` say how.
+
+    `token` is the token that was encoded last, and its place in the text, in words.
+    """
+
+    def __init__(self, path: Path, text: str, position: int | None = None, device: str = "auto") -> None:
+        self.path, self._what, self.token = path, (text, position, device), ""
+
+    def code(self, place: Place) -> Codes:
+        """Its code at a place, uint8 (bytes,)."""
+        found = encode_text(self.path, place.model, place.site, place.centre, *self._what)
+        self._say(found)
+        return found.code
+
+    def floats(self, place: Place) -> NDArray[np.float64]:
+        """Its state at a site, (width,)."""
+        found = encode_state(self.path, place.model, place.site, *self._what)
+        self._say(found)
+        return found.floats
+
+    def _say(self, found: Encoded | State) -> None:
+        self.token = f"{found.token!r}, token {found.position} of {found.n_tokens}"
 
 
 @dataclass(frozen=True, eq=False)

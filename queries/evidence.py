@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..catalog import store
-from .models import one_model
+from .usual import one_model
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..catalog import index, parts, store
-from ..catalog.errors import InvalidInput, NotFound
+from .usual import one_model
 
 if TYPE_CHECKING:
-    import duckdb
     import pyarrow as pa
 
 ORDER = {
@@ -19,29 +18,6 @@ ORDER = {
     "code_sets": "model, subject, site, centre, basis, run_id",
     "saes": "model, site, name, sae_id",
 }
-
-
-def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
-    """`name` if the catalogue has it, or the only model there is; one with random weights is a control, not a choice.
-
-    Raises:
-        NotFound: if it is not there.
-        InvalidInput: if none was named and there is none or several.
-    """
-    rows = connection.execute("SELECT name, random_init_seed IS NULL FROM models ORDER BY name").fetchall()
-    names = [row[0] for row in rows]
-    if name is None:
-        trained = [row[0] for row in rows if row[1]]
-        if len(trained) == 1 or len(names) == 1:
-            return str((trained or names)[0])
-        if not names:
-            raise InvalidInput("the catalogue has no model yet", "run `signarium ingest MODEL`")
-        raise InvalidInput(
-            f"the catalogue has {len(names)} models", f"choose one with --model: {', '.join(names)}"
-        )
-    if name not in names:
-        raise NotFound("model", name, names)
-    return name
 
 
 def rows(path: Path, view: str, model: str | None = None) -> pa.Table:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...catalog.text import spelled, visible
+from ...catalog.text import quoted_name, spelled, visible
 from ...queries.features.card import FeatureCard
-from ...queries.features.resolve import quoted_name
 from ..render.formats import rendered, unknown
 from ..render.lines import NARROW, PLAIN_WIDTH, text_of, wrapped
 from . import causes

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...queries.features.resolve import quoted_name
+from ...catalog.text import quoted_name
 from ...queries.rotations.stored import beats
 from ..render.formats import unknown
 

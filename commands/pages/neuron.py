@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...catalog.text import spelled, visible
-from ...queries.features.resolve import quoted_name
+from ...catalog.text import quoted_name, spelled, visible
 from ...queries.neurons.lists import NeuronCard
 from ..render.lines import PLAIN_WIDTH, aligned, sentence, text_of
 from . import causes

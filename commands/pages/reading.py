@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...queries.features.resolve import quoted_name
+from ...catalog.text import quoted_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

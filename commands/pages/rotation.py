@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from ...catalog.text import visible
-from ...queries.features.resolve import quoted_name
+from ...catalog.text import quoted_name, visible
 from ...queries.rotations.card import RotationCard
 from ..render.chart import Panel, bars, scale_of
 from ..render.formats import cell_width, unknown

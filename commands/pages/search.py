@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...queries.nearest.answers import MARKS, Answer, Carried
-from ...queries.nearest.target import OF_WEIGHTS, Place
+from ...queries.nearest.answers import Answer, Carried
+from ...queries.nearest.subject import Place
+from ...queries.states.contexts import MARKS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,7 +18,7 @@ def summary(answer: Answer) -> str:
     what = f"codes of {target.width} bits"
     if target.view == "features":
         what = f"feature{'' if answer.searched == 1 else 's'} over {target.width} dimensions"
-    if target.view in OF_WEIGHTS:
+    if target.subject.place == "stream":
         line = f"{target.view} of {target.model}: {answer.searched:,} {what}"
     else:
         line = f"{target.view} of {target.model} at {target.site}, centre {target.centre}: {answer.searched:,} {what}"
@@ -58,15 +59,6 @@ def _across(carried: Carried, place: Place) -> str:
 
 # ---- rows ---
 
-_SHOWN = {
-    "states": ("rank", "distance", "state_id", "position", "context"),
-    "types": ("rank", "distance", "token_id", "token", "norm"),
-    "types_bos": ("rank", "distance", "token_id", "token", "norm"),
-    "features": ("rank", "distance", "agreement", "feature_id", "name", "n_dims"),
-    "neurons": ("rank", "distance", "neuron", "norm"),
-    "unembedding": ("rank", "distance", "token_id", "token", "norm"),
-    "directions": ("rank", "distance", "name", "feature", "norm"),
-}
 _OTHERS = 2 * 4 + 4 + 8 + 19 + 8
 """Cells that the other columns of `states` take: rank, distance, state_id, position, and what is between."""
 _POLARITY = 2 + 8
@@ -76,7 +68,7 @@ def display(answer: Answer, width: int | None = None) -> pa.Table:
     """The columns worth a terminal's `width`; a context is cut on both sides so that its mark stays in sight."""
     import pyarrow as pa
 
-    names = list(_SHOWN[answer.target.view])
+    names = ["rank", "distance", *answer.target.subject.shown]
     turned = answer.turned
     if turned:
         names.insert(2, "polarity")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog import store
 from ...catalog.codes import Codes
-from ...catalog.errors import InvalidInput
-from ..models import one_model
+from ...catalog.errors import InvalidInput, option
 from ..nearest.masked import differing_each
-from ..nearest.target import Target
+from ..nearest.subject import Choice, Target
+from ..usual import one_model
 from .lists import LEAST
-from .resolve import Features, features_at, none_yet, resolve_features
+from .resolve import FeatureArrays, features_at, none_yet
+from .subject import FEATURES
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,9 +34,55 @@ _USUAL = f"n_dims >= {LEAST_DIMS} AND CASE WHEN kind = 'category' THEN coalesce(
 """Which features are shown, over the view `features`. Discovered and carried ones have no anchors, so no null to beat."""
 
 
+class TokenCodes(Protocol):
+    """The tokens of a text, cut into windows, n in all, with their codes.
+
+    `chunks` numbers the windows, `positions` the tokens in each, both (n,); `codes` are uint8 (n, bytes) by site and centre.
+    """
+
+    @property
+    def tokens(self) -> Sequence[str]: ...
+    @property
+    def token_ids(self) -> NDArray[np.int32]: ...
+    @property
+    def chunks(self) -> NDArray[np.int32]: ...
+    @property
+    def positions(self) -> NDArray[np.int32]: ...
+    @property
+    def codes(self) -> Mapping[tuple[str, str], Codes]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Where a text is read, and which features of each token are shown.
+
+    Attributes:
+        top: features of a token, at most.
+        least: agreements below it are left out.
+        first: whether a window's first token has any, which is atypical.
+        every: whether there are also categories known not to beat their null, discovered and carried features that do not
+            survive, and features with fewer than `LEAST_DIMS` dimensions.
+
+    Raises:
+        InvalidInput: if `top` is not positive.
+    """
+
+    model: str | None = None
+    site: str | None = None
+    centre: str | None = None
+    top: int = 3
+    least: float = LEAST
+    first: bool = False
+    every: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise InvalidInput(f"{option('top', self.top)} is not positive")
+
+
 def place(path: Path, model: str | None, site: str | None, centre: str | None) -> Target:
     """Where a text is read. What is not given: among the `resid_post` sites with the centre zero, then those with the
-    centre mean, the one with the most category features that are shown, the lower layer of equal ones; at a site that is
+    centre mean, the site with the most category features that are shown, the lower layer of equal ones; at a site that is
     given the centre zero if any is shown there. Where none is shown anywhere, as `nearest` chooses, with the centre zero.
 
     Raises:
@@ -42,8 +90,8 @@ def place(path: Path, model: str | None, site: str | None, centre: str | None) -
     """
     with store.reading(path) as connection:
         model = one_model(connection, model)
-        best = _best_place(connection, model, site, centre)
-        return resolve_features(connection, model, *(best or (site, centre)), "zero")
+        site, centre = _best_place(connection, model, site, centre) or (site, centre)
+        return FEATURES.target(connection, Choice(model, site, centre, prefer="states"))
 
 
 def _best_place(
@@ -61,31 +109,11 @@ def _best_place(
     ).fetchone()
 
 
-def read(
-    path: Path,
-    target: Target,
-    tokens: Sequence[str],
-    token_ids: NDArray[np.int32],
-    chunks: NDArray[np.int32],
-    positions: NDArray[np.int32],
-    codes: Codes,
-    *,
-    top: int = 3,
-    least: float = LEAST,
-    first: bool = False,
-    every: bool = False,
-) -> pa.Table:
-    """The `top` features of each token, by how far its agreement is above what is usual, then by agreement and id.
+def read(path: Path, reading: Reading, encode: Callable[[Target], TokenCodes]) -> pa.Table:
+    """The `top` features of each token of a text, by how far its agreement is above what is usual, then by agreement and id.
 
     Usual is the mean over the states of the texts that were ingested, in its standard deviations; over the types
-    where no text was. Agreements below `least` are left out; so are categories known not to beat their null, discovered
-    and carried features that do not survive, and features with fewer than `LEAST_DIMS` dimensions, unless `every`, and those of a
-    window's first token, unless `first`.
-
-    Args:
-        target: from `place`.
-        tokens, token_ids, chunks, positions: of the text's n tokens.
-        codes: at the target's site and centre, uint8 (n, bytes).
+    where no text was. `encode` gives the text's codes at a target's site and centre.
 
     Returns:
         Rows in the order of the text: model, site, centre, chunk, position, token_id, token, is_first, rank,
@@ -93,10 +121,12 @@ def read(
     """
     import pyarrow as pa
 
-    if top < 1:
-        raise InvalidInput(f"--top {top} is not positive")
+    target = place(path, reading.model, reading.site, reading.centre)
+    text = encode(target)
+    tokens, token_ids, chunks, positions = text.tokens, text.token_ids, text.chunks, text.positions
+    codes = text.codes[target.site, target.centre]
     with store.reading(path) as connection:
-        there = features_at(connection, target, "true" if every else _USUAL)
+        there = features_at(connection, target, "true" if reading.every else _USUAL)
         there = _in_context(connection, target, there)
         names = {
             row[0]: row[1:]
@@ -114,10 +144,10 @@ def read(
         block = codes[start : start + step]
         agreement = 1.0 - differing_each(block, there.patterns, target.width) / there.n_dims
         surprise = there.surprise(agreement)
-        kept = agreement >= least
-        if not first:
+        kept = agreement >= reading.least
+        if not reading.first:
             kept[positions[start : start + step] == 0] = False
-        for i, best in enumerate(_best(kept, agreement, surprise, top), start):
+        for i, best in enumerate(_best(kept, agreement, surprise, reading.top), start):
             token = (int(chunks[i]), int(positions[i]), int(token_ids[i]), tokens[i], bool(positions[i] == 0))
             for rank, j in enumerate(best.tolist(), 1):
                 ident, known = int(there.ids[j]), float(surprise[i - start, j])
@@ -158,7 +188,7 @@ def _best(
     return found
 
 
-def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: Features) -> Features:
+def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: FeatureArrays) -> FeatureArrays:
     """Features whose usual agreement is that over the ingested states, where it was measured."""
     rows = connection.execute(
         "SELECT subject_id, metric, arg_max(value, (n, run_id)) FROM measurement_row JOIN site s USING (site_id) "
@@ -172,4 +202,4 @@ def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: Fe
         # Both or neither: a mean over states and a spread over types do not go together.
         if (str(ident), "mean") in found and (str(ident), "std") in found:
             mean[i], std[i] = found[str(ident), "mean"], found[str(ident), "std"]
-    return Features(there.ids, there.patterns, there.n_dims, mean, std)
+    return FeatureArrays(there.ids, there.patterns, there.n_dims, mean, std)

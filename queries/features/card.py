@@ -11,11 +11,12 @@ import numpy as np
 from ...catalog import index, store
 from ...catalog.errors import SignariumError
 from ...catalog.ids import neuron_item
-from ..nearest.answers import contexts
 from ..nearest.masked import differing
-from ..nearest.target import resolve_in
-from ..neurons.lists import chance
+from ..nearest.subject import Choice
+from ..states.contexts import contexts
+from ..types.subject import TYPES
 from ..words import raised, table_of
+from ..writers.chance import chance
 from .resolve import Feature, find_one, rows_of
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _histogram(path: Path, connection: duckdb.DuckDBPyConnection, one: Feature) 
     everything = np.zeros(BINS, np.int64)
     members = np.zeros(BINS, np.int64)
     try:
-        target = resolve_in(connection, "types", one.model, one.site, one.centre, one.basis, "types")
+        target = TYPES.target(connection, Choice(one.model, one.site, one.centre, one.basis, prefer="types"))
         opened = [index.get(path, info, connection) for info in target.infos]
     except SignariumError:
         opened = []

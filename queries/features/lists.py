@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...catalog import codes, store
-from ...catalog.errors import InvalidInput, NotFound
-from ..models import one_model
-from ..nearest.start import token_id, unquoted
+from ...catalog.errors import InvalidInput, NotFound, option
+from ..types.tokens import token_id, unquoted
+from ..usual import one_model
 from .resolve import COLUMNS, narrow, rows_of
 
 if TYPE_CHECKING:
@@ -32,41 +33,49 @@ LEAST = 0.80
 """Agreement from which a code has a feature (Bag of Dims, appendix A.2)."""
 
 
-def list_features(
-    path: Path,
-    *,
-    model: str | None = None,
-    site: str | None = None,
-    kind: str | None = None,
-    centre: str | None = None,
-    survives: bool | None = None,
-    sort: str = "auc_held_out",
-    limit: int | None = 20,
-) -> pa.Table:
-    """Rows of the view `features`, mask and polarity last, in order of `sort`, unknown figures last, then of feature_id.
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Which features are listed, of those where a name is given: sorted by a column of `SORTS`; `limit` 0 or None for all.
 
-    `limit` 0 or None gives all.
+    Raises:
+        InvalidInput: if they cannot be sorted so, or `limit` is negative.
+    """
+
+    model: str | None = None
+    site: str | None = None
+    kind: str | None = None
+    centre: str | None = None
+    survives: bool | None = None
+    sort: str = "auc_held_out"
+    limit: int | None = 20
+
+    def __post_init__(self) -> None:
+        if self.sort not in SORTS:
+            raise InvalidInput(f"features cannot be sorted by {self.sort!r}", f"there is {', '.join(SORTS)}")
+        _limit(self.limit)
+
+
+def list_features(path: Path, listing: Listing) -> pa.Table:
+    """Rows of the view `features`, mask and polarity last, in order of a column, unknown figures last, then of feature_id.
 
     Raises:
         InvalidInput, NotFound: naming what there is, or how features are made.
     """
-    if sort not in SORTS:
-        raise InvalidInput(f"features cannot be sorted by {sort!r}", f"there is {', '.join(SORTS)}")
-    rows = _limit(limit)
+    given = {name: getattr(listing, name) for name in ("model", "site", "kind", "centre")}
     with store.reading(path) as connection:
-        condition, values = narrow(connection, model=model, site=site, kind=kind, centre=centre)
-        if survives is not None:
-            condition += f" AND {'' if survives else 'NOT '}survives"
+        condition, values = narrow(connection, **given)
+        if listing.survives is not None:
+            condition += f" AND {'' if listing.survives else 'NOT '}survives"
         return connection.execute(
             f"SELECT {', '.join(COLUMNS)} FROM features WHERE {condition} "
-            f"ORDER BY {sort} {SORTS[sort]} NULLS LAST, feature_id{rows}",
+            f"ORDER BY {listing.sort} {SORTS[listing.sort]} NULLS LAST, feature_id{_limit(listing.limit)}",
             values,
         ).to_arrow_table()
 
 
 def _limit(limit: int | None) -> str:
     if limit is not None and limit < 0:
-        raise InvalidInput(f"--limit {limit} is negative", "pass 0 for all")
+        raise InvalidInput(f"{option('limit', limit)} is negative", "pass 0 for all")
     return f" LIMIT {limit}" if limit else ""
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from ...catalog import codes, parts
 from ...catalog.bulk import code_matrix
-from ...catalog.errors import InvalidInput, NotFound
-from ..models import one_model
+from ...catalog.errors import InvalidInput, NotFound, option
+from ...catalog.text import quoted_name
 from ..nearest.masked import Pattern
-from ..nearest.start import unquoted
-from ..nearest.target import Target, middle
+from ..nearest.subject import Target
+from ..types.tokens import unquoted
+from ..usual import one_model
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +27,7 @@ _BLOBS = ("mask", "polarity")
 COLUMNS = (*(one for one in parts.view("features").columns if one not in _BLOBS), *_BLOBS)
 """Those of the view `features`; what no person reads comes last."""
 
-_PLACES = "feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)"
+PLACES = "feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def narrow(connection: duckdb.DuckDBPyConnection, **given: str | None) -> tuple[
         one_model(connection, model)
     names = {"model": "m.name", "site": "s.name", "kind": "f.kind", "centre": "f.centre"}
     rows = connection.execute(
-        f"SELECT DISTINCT {', '.join(names.values())}, s.point, s.layer FROM {_PLACES} "
+        f"SELECT DISTINCT {', '.join(names.values())}, s.point, s.layer FROM {PLACES} "
         "ORDER BY s.point, s.layer, 1, 2, 3, 4"
     ).fetchall()
     condition, values = "true", []
@@ -106,13 +107,13 @@ def find_one(
     left = [one for one in found if all(v is None or getattr(one, k) == v for k, v in asked.items())]
     if not left:
         there = ", ".join(_place(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
-        options = " ".join(f"--{name} {value}" for name, value in asked.items() if value is not None)
+        options = " ".join(option(name, value) for name, value in asked.items() if value is not None)
         raise InvalidInput(
             f"feature {text!r} is elsewhere: it is {there}", f"leave out {options}, or name another feature"
         )
     if len(left) > 1:
         shown = ", ".join(_place(one) for one in left[:4]) + (", ..." if len(left) > 4 else "")
-        apart = [f"--{name}" for name in asked if len({getattr(one, name) for one in left}) > 1]
+        apart = [option(name) for name in asked if len({getattr(one, name) for one in left}) > 1]
         ways = ", ".join([*apart, "or the id"]) if apart else "the id"
         raise InvalidInput(f"{len(left)} features are called {text!r}", f"pass {ways}: {shown}")
     return left[0]
@@ -136,7 +137,7 @@ def _named(connection: duckdb.DuckDBPyConnection, text: str) -> list[Feature]:
 def _features(connection: duckdb.DuckDBPyConnection, condition: str, values: Sequence[Any]) -> list[Feature]:
     rows = connection.execute(
         "SELECT f.feature_id, f.name, f.kind, m.name, s.name, f.centre, f.basis, s.width, f.n_dims, f.mask, f.polarity "
-        f"FROM {_PLACES} WHERE {condition} ORDER BY m.name, s.point, s.layer, f.centre, f.feature_id",
+        f"FROM {PLACES} WHERE {condition} ORDER BY m.name, s.point, s.layer, f.centre, f.feature_id",
         list(values),
     ).fetchall()
     return [
@@ -156,49 +157,11 @@ def _hint(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     return "`signarium features list` shows what there is"
 
 
-def quoted_name(text: str) -> str:
-    """A name in double quotes if it has a space that they would make visible."""
-    return f'"{text}"' if text != text.strip() or not text else text
-
-
 # ---- where features are read ----------------------------------------------------------------------
 
 
-def resolve_features(
-    connection: duckdb.DuckDBPyConnection,
-    model: str | None,
-    site: str | None,
-    centre: str | None,
-    prefer: str,
-    usual_site: str | None = None,
-) -> Target:
-    """The features to compare a code with: those of one model, site and centre, in the standard basis.
-
-    What is not given: the only model there is; `usual_site` if it has features, else the middle one of its
-    `resid_post` sites that have; the centre `prefer` if there are features with it, else the one there is.
-
-    Raises:
-        InvalidInput, NotFound: naming what there is.
-    """
-    model = one_model(connection, model)
-    narrow(connection, model=model, site=site)
-    rows = connection.execute(
-        f"SELECT DISTINCT s.point, s.layer, s.name, f.centre, s.width FROM {_PLACES} "
-        "WHERE m.name = ? AND f.basis = 'standard' ORDER BY s.point, s.layer, f.centre",
-        [model],
-    ).fetchall()
-    sites = list(dict.fromkeys(row[2] for row in rows))
-    site = site or (usual_site if usual_site is not None and usual_site in sites else middle(sites))
-    centres = [row[3] for row in rows if row[2] == site]
-    if centre is not None and centre not in centres:
-        raise NotFound(f"centre of features of {model} at {site}", centre, centres)
-    centre = centre or (prefer if prefer in centres else centres[-1])
-    width = next(row[4] for row in rows if row[2] == site)
-    return Target("features", model, site, centre, "standard", width, ())
-
-
 @dataclass(frozen=True)
-class Features:
+class FeatureArrays:
     """The features of one place in order of feature_id, with what ranks them; the arrays are (f,)."""
 
     ids: NDArray[np.int64]
@@ -213,7 +176,9 @@ class Features:
             return (agreement - self.mean) / np.where(self.std > 0, self.std, np.nan)
 
 
-def features_at(connection: duckdb.DuckDBPyConnection, target: Target, condition: str = "true") -> Features:
+def features_at(
+    connection: duckdb.DuckDBPyConnection, target: Target, condition: str = "true"
+) -> FeatureArrays:
     """The features of a target for which a condition over the view `features` holds."""
     table = connection.execute(
         "SELECT feature_id, mask, polarity, n_dims, agreement_mean, agreement_std FROM features WHERE model = ? "
@@ -222,7 +187,7 @@ def features_at(connection: duckdb.DuckDBPyConnection, target: Target, condition
     ).to_arrow_table()
     size = codes.n_bytes(target.width)
     numbers = [table.column(name).to_numpy() for name in ("agreement_mean", "agreement_std")]
-    return Features(
+    return FeatureArrays(
         table.column("feature_id").to_numpy(),
         Pattern(code_matrix(table.column("mask"), size), code_matrix(table.column("polarity"), size)),
         table.column("n_dims").to_numpy(),

@@ -15,18 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog import parts, store
-from ...catalog.errors import InvalidInput
-from ...catalog.ids import NEURON_BITS, PLACE_BITS
+from ...catalog.errors import InvalidInput, option
 from ...catalog.index import CodeIndex
 from ..sandbox import REFUSED_FUNCTIONS
-from .target import OF_WEIGHTS, Target, item_name
+from .subject import Target
 
 if TYPE_CHECKING:
     import duckdb
 
 
 @dataclass(frozen=True)
-class Where:
+class Condition:
     """A condition that was found to be one expression that reads nothing but the catalogue."""
 
     text: str
@@ -35,8 +34,6 @@ class Where:
     repeatable: bool
 
 
-DIRECTIONS = ("model", "site", "centre", "basis", "name", "feature", "norm", "code")
-"""Columns of an answer among dictionaries' directions: `name` is the dictionary's, `feature` counts in it from 0."""
 _VOLATILE = frozenset(
     {"random", "uuid", "gen_random_uuid", "uuidv4", "uuidv7", "now", "today", "get_current_timestamp"}
 )
@@ -45,7 +42,7 @@ _kept: OrderedDict[Any, list[NDArray[np.int64]]] = OrderedDict()
 _kept_lock = Lock()
 
 
-def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Where | None:
+def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Condition | None:
     """`where` checked by DuckDB's own parser, which runs and opens nothing.
 
     It must stand alone as the one item of `SELECT ...`, so that no bracket of it can close one of ours. Of
@@ -54,8 +51,10 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Whe
     if where is None:
         return None
     if not where.strip():
-        raise InvalidInput("--where is empty", "leave it out, or write a condition such as position > 0")
-    refused = f"--where {_brief(where)} cannot be used"
+        raise InvalidInput(
+            f"{option('where')} is empty", "leave it out, or write a condition such as position > 0"
+        )
+    refused = f"{option('where')} {_brief(where)} cannot be used"
     try:
         where.encode()
         row = connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {where}\n"]).fetchone()
@@ -101,7 +100,7 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Whe
             if function.lower() in REFUSED_FUNCTIONS:
                 raise InvalidInput(refused, f"the function {function} does more than read")
             repeatable = repeatable and function.lower() not in _VOLATILE
-    return Where(where, frozenset(names), repeatable)
+    return Condition(where, frozenset(names), repeatable)
 
 
 def _brief(text: str) -> str:
@@ -131,7 +130,7 @@ def matching(
     connection: duckdb.DuckDBPyConnection,
     target: Target,
     opened: Sequence[CodeIndex],
-    where: Where,
+    where: Condition,
 ) -> list[NDArray[np.int64]]:
     """Rows of each of a target's indexes for which `where` holds.
 
@@ -164,22 +163,20 @@ def _state_of(path: Path) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where: Where) -> NDArray[np.int64]:
+def matching_items(
+    connection: duckdb.DuckDBPyConnection, target: Target, where: Condition
+) -> NDArray[np.int64]:
     """Items of a target for which `where` holds, and perhaps of others."""
     import duckdb
 
-    view, item = target.view, item_name(target)
-    if view == "neurons":
-        item = f"(layer::BIGINT << {NEURON_BITS}) | neuron"
-    elif view == "directions":
-        item = "item"
-    query = _from_tables(target, where.names)
+    view = target.view
+    query, item = target.subject.source(target, where.names)
     try:
         # The brackets hold: the text was parsed by itself before.
         typed = connection.execute(f"SELECT (\n{where.text}\n) FROM ({query}) AS {view} LIMIT 0").description
         if len(typed or ()) != 1 or str(typed[0][1]) not in ("BOOLEAN", "bool"):
             raise InvalidInput(
-                f"--where {_brief(where.text)} is no condition",
+                f"{option('where')} {_brief(where.text)} is no condition",
                 "write one that is true or false, such as position > 0",
             )
         found = connection.execute(
@@ -190,62 +187,7 @@ def matching_items(connection: duckdb.DuckDBPyConnection, target: Target, where:
 
         message = one_line(str(error))
         if "Referenced column" in message:
-            columns = DIRECTIONS if view == "directions" else parts.view(view).columns
-            message = f"{message.split(' Candidate ')[0]} The columns are {', '.join(columns)}"
-        raise InvalidInput(f"--where {_brief(where.text)} cannot be used", message) from error
+            columns = ", ".join(target.subject.columns())
+            message = f"{message.split(' Candidate ')[0]} The columns are {columns}"
+        raise InvalidInput(f"{option('where')} {_brief(where.text)} cannot be used", message) from error
     return np.asarray(found["item"], dtype=np.int64)
-
-
-def _from_tables(target: Target, names: frozenset[str]) -> str:
-    """The rows of a target as a query with the columns of its view, of which only those in `names` count.
-
-    States whose norm and code do not matter come from `state_row` alone, other models' among them: what is no
-    item of the target's code sets has no row in its indexes.
-    """
-    if target.view == "features":
-        return (
-            f"SELECT * FROM features WHERE model = {quoted(target.model)} AND site = {quoted(target.site)} "
-            f"AND centre = {quoted(target.centre)} AND basis = {quoted(target.basis)}"
-        )
-    if target.view == "directions":
-        sets = ", ".join(str(one.code_set_id) for one in target.infos)
-        fixed = ", ".join(f"{quoted(getattr(target, name))} AS {name}" for name in DIRECTIONS[:4])
-        return (
-            f"SELECT {fixed}, x.name, (c.item & {(1 << PLACE_BITS) - 1})::INTEGER AS feature, c.norm, c.code, c.item "
-            f"FROM code_row c JOIN code_set cs USING (code_set_id) JOIN sae x ON x.run_id = cs.run_id AND x.site_id = cs.site_id "
-            f"WHERE c.code_set_id IN ({sets or 'NULL'})"
-        )
-    every = "*" in names or target.view in names
-    place = ("model",) if target.view in OF_WEIGHTS else ("model", "site", "centre", "basis")
-    fixed = ", ".join(f"{quoted(getattr(target, name))} AS {name}" for name in place)
-    sets = ", ".join(str(one.code_set_id) for one in target.infos)
-    coded = every or target.view != "states" or bool(names & {"norm", "code"})
-    parts = [f"SELECT {fixed}"]
-    if target.view == "states":
-        parts.append(", w.state_id, w.document_id, w.position, w.token_id, w.position = 0 AS is_first")
-        tables = "FROM state_row w"
-        if coded:
-            tables += f" JOIN code_row c ON c.item = w.state_id AND c.code_set_id IN ({sets})"
-        token = "w.token_id"
-    elif target.view == "neurons":
-        return (
-            f"SELECT {fixed}, (item >> {NEURON_BITS})::INTEGER AS layer, (item & {(1 << NEURON_BITS) - 1})::INTEGER AS neuron, "
-            f"norm, code FROM code_row WHERE code_set_id IN ({sets})"
-        )
-    else:
-        parts.append(", c.item AS token_id")
-        tables = f"FROM (SELECT * FROM code_row WHERE code_set_id IN ({sets})) c"
-        token = "c.item"
-    if coded:
-        parts.append(", c.norm, c.code")
-    if every or "token" in names:
-        parts.append(", t.token")
-        tables += (
-            f" LEFT JOIN token_row t ON t.token_id = {token} AND t.tokenizer = "
-            f"(SELECT tokenizer_sha256 FROM model WHERE name = {quoted(target.model)})"
-        )
-    return "".join(parts) + " " + tables
-
-
-def quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

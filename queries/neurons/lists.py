@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...catalog import store
-from ...catalog.errors import InvalidInput, NotFound
+from ...catalog.errors import InvalidInput, NotFound, option
 from ...catalog.ids import NEURON_BITS, neuron_item
-from ..models import one_model
-from ..nearest.ask import search_in
-from ..nearest.start import neuron_code, parse_neuron
-from ..nearest.target import Target, resolve_weights
+from ..nearest.subject import Choice, Search, Target
+from ..usual import one_model
 from ..words import table_of
+from ..writers.chance import chance
+from .subject import NEURONS, UNEMBEDDING, neuron_code, parse_neuron
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,10 +54,10 @@ def list_neurons(
     if sort not in SORTS:
         raise InvalidInput(f"neurons cannot be sorted by {sort!r}", f"there is {', '.join(SORTS)}")
     if limit is not None and limit < 0:
-        raise InvalidInput(f"--limit {limit} is negative", "pass 0 for all")
+        raise InvalidInput(f"{option('limit', limit)} is negative", "pass 0 for all")
     with store.reading(path) as connection:
         model = one_model(connection, model)
-        target = resolve_weights(connection, "neurons", model)
+        target = NEURONS.target(connection, Choice(model))
         (ident,) = (one.code_set_id for one in target.infos)
         if layer is not None:
             _check_layer(connection, target, layer)
@@ -131,7 +131,7 @@ def show(path: Path, neuron: str, *, model: str | None = None) -> NeuronCard:
     layer, number = parse_neuron(neuron)
     with store.reading(path) as connection:
         model = one_model(connection, model)
-        target = resolve_weights(connection, "neurons", model)
+        target = NEURONS.target(connection, Choice(model))
         code = neuron_code(connection, target, layer, number)
         words = table_of(connection, model, "neuron", [neuron_item(layer, number)])
         return NeuronCard(
@@ -172,38 +172,14 @@ WHERE m.name = ? AND w.layer = ? AND w.neuron = ? ORDER BY surprise DESC, w.feat
     ).to_arrow_table()
 
 
-def chance(
-    connection: duckdb.DuckDBPyConnection,
-    model: str,
-    layer: int,
-    kind: str | None = None,
-    centre: str | None = None,
-) -> pa.Table:
-    """What the best neuron of a block reaches with its features, in the mean, and under each control.
-
-    Columns: kind, centre, metric (`writer_best_either` where that was measured, else `writer_best`), control, value, n. Of
-    several runs the one over most features counts.
-    """
-    return connection.execute(
-        """SELECT x.subject AS kind, x.subject_id AS centre, x.metric, x.control, x.value, x.n
-FROM measurement_row x JOIN site s USING (site_id) JOIN model m USING (model_id) JOIN run r USING (run_id)
-WHERE m.name = $model AND s.point = 'resid_post' AND s.layer = $layer AND x.metric IN ('writer_best', 'writer_best_either')
-  AND ($kind IS NULL OR x.subject = $kind) AND ($centre IS NULL OR x.subject_id = $centre)
-QUALIFY row_number() OVER (PARTITION BY x.subject, x.subject_id, x.metric, x.control ORDER BY x.n DESC, r.started_at DESC, r.run_id) = 1
-  AND dense_rank() OVER (PARTITION BY x.subject, x.subject_id ORDER BY x.metric DESC) = 1
-ORDER BY kind, x.subject_id, x.control = 'none' DESC, x.control""",
-        {"model": model, "layer": layer, "kind": kind, "centre": centre},
-    ).to_arrow_table()
-
-
 def _unembedding(path: Path, connection: duckdb.DuckDBPyConnection, model: str, code: Any) -> pa.Table:
     import pyarrow as pa
 
     try:
-        target = resolve_weights(connection, "unembedding", model)
+        target = UNEMBEDDING.target(connection, Choice(model))
     except InvalidInput:
         return pa.table({})
-    table = search_in(path, connection, target, code, NEAR, both=True).table
+    table = UNEMBEDDING.search(Search(path, connection, target, code, NEAR, both=True)).table
     names = ("rank", "distance", "polarity", "token_id", "token", "norm")
     by_chance = nearest_by_chance(target.width, target.n)
     return table.select(names).append_column(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...catalog import store
 from ...catalog.errors import InvalidInput
-from ..models import one_model
-from ..nearest.target import middle
+from ..usual import middle, one_model
 from .stored import COLUMNS, at_site, some_between
 
 if TYPE_CHECKING:

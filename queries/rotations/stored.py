@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...catalog import carry, parts, store
 from ...catalog.errors import InvalidInput, NotFound
 from ...catalog.evidence import Z_95
-from ..models import one_model
-from ..nearest.target import middle
+from ..usual import middle, one_model
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,8 +20,8 @@ COLUMNS = tuple(one for one in parts.view("rotations").columns if one not in car
 
 
 @dataclass(frozen=True)
-class Found:
-    """A rotation that leads from `model_a` to `model_b`. `inverse`: it is stored the other way, and turned back."""
+class RotationFigures:
+    """The figures of a rotation that leads from `model_a` to `model_b`. `inverse`: it is stored the other way, and turned back."""
 
     rotation_id: int
     model_a: str
@@ -59,7 +58,7 @@ def beats(ev: float, null: float | None, error: float | None) -> bool:
 class StoredRotation(carry.Stored):
     """A rotation as numbers, x_b ~ (x_a - mean_a) matrix + mean_b for rows x, and where it comes from."""
 
-    about: Found
+    about: RotationFigures
 
     def states(self, x: Any) -> carry.Floats:
         """States of A, (..., width), carried to B."""
@@ -92,7 +91,7 @@ def rows(path: Path, model: str | None = None, run_id: str | None = None) -> pa.
         ).to_arrow_table()
 
 
-def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[Found]:
+def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[RotationFigures]:
     """The newest rotation that leads from A to B at each site of A, in the model's order.
 
     One that is stored the other way counts, turned back, where there is none of this way.
@@ -107,7 +106,7 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
         "ORDER BY r.started_at DESC, r.run_id, x.rotation_id",
         {"a": model_a, "b": model_b},
     ).fetchall()
-    found: dict[str, tuple[Any, Found]] = {}
+    found: dict[str, tuple[Any, RotationFigures]] = {}
     for inverse in (False, True):
         for row in stored:
             if (row[1] != model_a) is not inverse:
@@ -118,7 +117,7 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
             if inverse:
                 site_a, site_b = site_b, site_a
                 point, layer = row[14:16]
-            one = Found(
+            one = RotationFigures(
                 ident, model_a, model_b, site_a, site_b, width, ev, shuffled, exchanged, shuffled_error, exchanged_error,
                 warning, inverse,
             )  # fmt: skip
@@ -127,7 +126,7 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
     return [one for _, one in sorted(found.values(), key=lambda pair: pair[0])]
 
 
-def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[Found]:
+def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[RotationFigures]:
     """`between`, of which there is to be one at least.
 
     Raises:
@@ -155,7 +154,7 @@ def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: s
     return found
 
 
-def at_site(found: list[Found], site: str) -> Found:
+def at_site(found: list[RotationFigures], site: str) -> RotationFigures:
     """That which starts at a site.
 
     Raises:
@@ -173,18 +172,19 @@ def at_site(found: list[Found], site: str) -> Found:
     )
 
 
-def load(connection: duckdb.DuckDBPyConnection, found: Found) -> carry.Stored:
-    """The numbers of a rotation, the way that `found` says.
+def load(connection: duckdb.DuckDBPyConnection, figures: RotationFigures) -> carry.Stored:
+    """The numbers of a rotation, the way that `figures` says.
 
     Raises:
         InvalidInput: if a stored matrix has another size.
     """
     row = connection.execute(
-        f"SELECT width, {', '.join(carry.PARTS)} FROM rotation_row WHERE rotation_id = ?", [found.rotation_id]
+        f"SELECT width, {', '.join(carry.PARTS)} FROM rotation_row WHERE rotation_id = ?",
+        [figures.rotation_id],
     ).fetchone()
     assert row is not None
     stored = carry.Rotation.from_blobs(*row)
-    return stored.inverse if found.inverse else stored
+    return stored.inverse if figures.inverse else stored
 
 
 def rotation(path: Path, model_a: str, model_b: str, site: str | None = None) -> StoredRotation:
