@@ -19,9 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from .catalog.codes import Codes
     from .catalog.verify import Finding
@@ -593,7 +591,7 @@ class Catalogue:
         return upgrade(self.path)
 
     def _encoder(self, asked: Asked) -> TextEncoder:
-        from .ingest.encode import EncodedText, TextEncoder
+        from .ingest.encode import TextEncoder
 
         return TextEncoder(self.path, asked.query, asked.position, asked.device)
 

@@ -29,8 +29,9 @@ def in_python(name: str, value: str | None) -> str:
     """An option as Python spells it."""
     if value is None:
         return f"`{name}`"
-    number = value.removeprefix("-").replace(".", "", 1).isdecimal()
-    return f"`{name}={value if number else repr(value)}`"
+    # A number, and what stands for a value, such as PATH.
+    bare = value.removeprefix("-").replace(".", "", 1).isdecimal() or value.isupper()
+    return f"`{name}={value if bare else repr(value)}`"
 
 
 class SignariumError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,17 @@ def resumes(context: click.Context | None = None) -> bool:
 def can_resume() -> None:
     """Says of the command that runs that the same command goes on where it was interrupted."""
     click.get_current_context().meta[_RESUMES] = True
+
+
+class Listed(click.Choice[str]):
+    """A choice from a list that may grow while the program runs."""
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self._names = names
+        super().__init__(names())
+
+    def __getattribute__(self, name: str) -> Any:
+        return tuple(self._names()) if name == "choices" else super().__getattribute__(name)
 
 
 # ---- what is printed, and where -------------------------------------------------------------------

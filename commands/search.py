@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from .. import Catalogue
-from .options import centre_option, device_option, model_option, output_options
+from ..queries import subjects
+from .options import Listed, centre_option, device_option, model_option, output_options
 from .output import Output, say
 
 
@@ -16,7 +17,7 @@ from .output import Output, say
 @click.option(
     "--in",
     "within",
-    type=click.Choice(["states", "types", "types_bos", "features", "neurons", "unembedding", "directions"]),
+    type=Listed(subjects.names),
     help="What to search.  [default: types for a type:, feature: or direction:; for a neuron: the features after its block, "
     "else types; else states if there are any]",
 )

@@ -96,7 +96,7 @@ class _Features(Defaults):
         ).fetchone()
         return row is not None
 
-    def advice(self, model: str, site: str) -> str:  # noqa: ARG002
+    def advice(self, model: str, site: str) -> str:
         return (
             f"run `signarium align`, which carries features there, or ingest it with {option('sites', site)} "
             f"{option('stages', 'features')}"
@@ -135,7 +135,7 @@ class _Features(Defaults):
         table = pa.table({**columns, **dict(zip(rows.column_names, rows.columns, strict=True))})
         return Answer(target, table, len(kept), turned=search.both)
 
-    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:  # noqa: ARG002
+    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:
         place = " AND ".join(
             f"{name} = {sql_text(getattr(target, name))}" for name in ("model", "site", "centre", "basis")
         )

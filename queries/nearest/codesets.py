@@ -140,7 +140,7 @@ class CodeSets(Defaults):
 
         return {self.item: pa.array(items, pa.int64())}
 
-    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:  # noqa: ARG002
+    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:
         return (
             f"SELECT {place_columns(target, self.same)}, item AS {self.item}, norm, code FROM code_row "
             f"WHERE code_set_id IN ({set_list(target)})",
@@ -165,10 +165,10 @@ class AtSites(CodeSets):
         self.view, self.name, self.item, self.prefix = view, name, item, prefix
         self.example = "ID"
 
-    def advice(self, model: str, site: str) -> str:  # noqa: ARG002
+    def advice(self, model: str, site: str) -> str:
         return f"ingest it with {option('sites', site)}"
 
-    def item_of(self, connection: duckdb.DuckDBPyConnection, model: str, value: str) -> int:  # noqa: ARG002
+    def item_of(self, connection: duckdb.DuckDBPyConnection, model: str, value: str) -> int:
         """The item that a query names.
 
         Raises:
@@ -276,7 +276,7 @@ class OfStream(CodeSets):
     such: str = "neurons are"
     """How a sentence about it begins."""
 
-    def advice(self, model: str, site: str) -> str:  # noqa: ARG002
+    def advice(self, model: str, site: str) -> str:
         return f"run `signarium ingest MODEL --name {model} --stages {self.made_with}`"
 
     def target(self, connection: duckdb.DuckDBPyConnection, choice: Choice) -> Target:

@@ -57,17 +57,17 @@ class _Neurons(OfStream):
 
     def special_columns(
         self,
-        connection: duckdb.DuckDBPyConnection,  # noqa: ARG002
-        target: Target,  # noqa: ARG002
+        connection: duckdb.DuckDBPyConnection,
+        target: Target,
         items: NDArray[np.int64],
-        sets: dict[int, int],  # noqa: ARG002
+        sets: dict[int, int],
     ) -> dict[str, Any]:
         import pyarrow as pa
 
         numbers = (items & ((1 << NEURON_BITS) - 1)).astype(np.int32)
         return {"layer": pa.array((items >> NEURON_BITS).astype(np.int32)), "neuron": pa.array(numbers)}
 
-    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:  # noqa: ARG002
+    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:
         return (
             f"SELECT {place_columns(target, self.same)}, (item >> {NEURON_BITS})::INTEGER AS layer, "
             f"(item & {(1 << NEURON_BITS) - 1})::INTEGER AS neuron, norm, code FROM code_row "

@@ -111,7 +111,7 @@ class _Directions(CodeSets):
         # The view `directions` has the features' as well, which are not searched.
         return (*PLACE_COLUMNS, "name", "feature", "norm", "code")
 
-    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:  # noqa: ARG002
+    def source(self, target: Target, names: frozenset[str]) -> tuple[str, str]:
         return (
             f"SELECT {place_columns(target)}, x.name, (c.item & {_NUMBER})::INTEGER AS feature, c.norm, c.code, c.item "
             "FROM code_row c JOIN code_set cs USING (code_set_id) JOIN sae x ON x.run_id = cs.run_id "

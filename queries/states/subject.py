@@ -26,7 +26,7 @@ class States(AtSites):
     0.08 centred."""
     shown = ("state_id", "position", "context")
 
-    def advice(self, model: str, site: str) -> str:  # noqa: ARG002
+    def advice(self, model: str, site: str) -> str:
         return f"ingest it with {option('sites', site)} {option('text', 'PATH')}"
 
     def ingested_with(self) -> str:
@@ -37,7 +37,7 @@ class States(AtSites):
         connection: duckdb.DuckDBPyConnection,
         target: Target,
         items: NDArray[np.int64],
-        sets: dict[int, int],  # noqa: ARG002
+        sets: dict[int, int],
     ) -> dict[str, Any]:
         import pyarrow as pa
 

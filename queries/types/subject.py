@@ -27,7 +27,7 @@ class OfTokens(CodeSets):
         connection: duckdb.DuckDBPyConnection,
         target: Target,
         items: NDArray[np.int64],
-        sets: dict[int, int],  # noqa: ARG002
+        sets: dict[int, int],
     ) -> dict[str, Any]:
         import pyarrow as pa
 

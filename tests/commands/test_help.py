@@ -9,7 +9,7 @@ from terminal import ALL, Run, process
 
 from signarium import __version__
 from signarium.catalog import engines
-from signarium.queries.nearest import ask as nearest
+from signarium.queries import subjects
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
@@ -30,7 +30,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("align", "rotations list", "rotations show", "sae train", "sae add", "sae list"),
     }
     choices = next(one for one in ALL["nearest",].params if one.name == "within").type
-    assert isinstance(choices, click.Choice) and list(choices.choices) == list(nearest.SUBJECTS)
+    assert isinstance(choices, click.Choice) and list(choices.choices) == subjects.names()
 
 
 def test_help_and_version(run: Run) -> None:

@@ -208,13 +208,13 @@ def test_names_and_ids(c: signarium.Catalogue, rows: list[featured.Row]) -> None
 @pytest.mark.parametrize(
     ("feature", "given", "words"),
     [
-        ("animal", {}, ["4 features", "--site", "--centre", "1001", "resid_post.0 mean"]),
-        ("animal", {"site": "resid_post.1"}, ["2 features", "--centre", "1007"]),
+        ("animal", {}, ["4 features", "`site`", "`centre`", "1001", "resid_post.0 mean"]),
+        ("animal", {"site": "resid_post.1"}, ["2 features", "`centre`", "1007"]),
         ("anima", {}, ["'anima'", "animal"]),
         ("king", {}, ["'king'", '" king"']),
         ("99", {}, ["'99'", "features list"]),
         (str(2**70), {}, ["features list"]),
-        ("1000", {"site": "resid_post.1"}, ["elsewhere", "resid_post.0 mean", "--site resid_post.1"]),
+        ("1000", {"site": "resid_post.1"}, ["elsewhere", "resid_post.0 mean", "`site='resid_post.1'`"]),
         ("1000", {"model": ENCODER}, ["no features of encoder"]),
         ("1000", {"site": "nowhere"}, ["'nowhere'", "resid_post.0"]),
     ],
@@ -347,7 +347,7 @@ def test_find_equals_numpy(c: signarium.Catalogue, rows: list[featured.Row]) -> 
         ("king", {}, ["'king'", 'there is " king"']),
         ("zebra crossing", {}, ["one token"]),
         ("id:99999", {}, ["ids go from 0"]),
-        (" king", {"model": None}, ["--model"]),
+        (" king", {"model": None}, ["`model`"]),
         (" king", {"site": "embed"}, ["'embed'"]),
     ],
 )

@@ -18,7 +18,10 @@ from signarium.catalog import carry
 from signarium.catalog.codes import hamming, pack, unpack
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
 from signarium.commands.pages import search as search_page
-from signarium.queries.nearest import ask as nearest
+from signarium.queries.nearest.answers import Answer
+from signarium.queries.nearest.ask import nearest
+from signarium.queries.nearest.asked import Asked
+from signarium.queries.nearest.subject import Place
 
 ALL = 10_000
 
@@ -37,9 +40,9 @@ def ordered(codes: NDArray[np.uint8], code: NDArray[np.uint8], first: int = 0) -
     return sorted((int(d), first + i) for i, d in enumerate(hamming(codes, code)))
 
 
-def answered(answer: nearest.Answer) -> list[tuple[int, int]]:
+def answered(answer: Answer) -> list[tuple[int, int]]:
     columns = answer.table.to_pydict()
-    return list(zip(columns["distance"], columns[nearest.item_name(answer.target)], strict=True))
+    return list(zip(columns["distance"], columns[answer.target.subject.item], strict=True))
 
 
 def by_hand(
@@ -182,13 +185,18 @@ def test_free_text_is_carried_with_its_floats(made: Twins) -> None:
     site = SITES[1]
     places = []
 
-    def floats(place: nearest.Place) -> NDArray[np.float64]:
-        places.append(place)
-        return made.states[ALPHA, site][11]
+    class Encoder:
+        token = "words, token 0 of 1"
 
-    answer = nearest.nearest(
-        made.path, "words", model=ALPHA, across=BETA, site=site, k=ALL, encode_state=floats
-    )
+        def code(self, place: Place) -> NDArray[np.uint8]:
+            raise AssertionError("a code cannot be carried as well as floats")
+
+        def floats(self, place: Place) -> NDArray[np.float64]:
+            places.append(place)
+            return made.states[ALPHA, site][11]
+
+    asked = Asked(query="words", model=ALPHA, across=BETA, site=site, k=ALL)
+    answer = nearest(made.path, asked, lambda _: Encoder())
     code = pack(carry.carry_floats(made.states[ALPHA, site][11], made.rotations[site]))
     assert answered(answer) == ordered(pack(made.states[BETA, site]), code, BASE)
     assert answered(answer)[0] == (0, BASE + 11)
@@ -196,7 +204,7 @@ def test_free_text_is_carried_with_its_floats(made: Twins) -> None:
     assert answer.across is not None and not answer.across.signs_alone
     assert "signs alone" not in search_page.summary(answer)
     with pytest.raises(InvalidInput, match="free text"):
-        nearest.nearest(made.path, "words", model=ALPHA, across=BETA)
+        nearest(made.path, Asked(query="words", model=ALPHA, across=BETA))
 
 
 # ---- what is chosen and said ----------------------------------------------------------------------
@@ -232,10 +240,10 @@ def test_the_line_says_what_the_rotation_is_worth(c: signarium.Catalogue) -> Non
         (f"state:{BASE}", {"model": ALPHA, "across": ALPHA}, ["is the model itself"]),
         (f"state:{BASE}", {"model": ALPHA, "across": "delta"}, ["'delta'", "alpha, beta, gamma"]),
         (f"state:{BASE}", {"model": ALPHA, "across": GAMMA}, ["width 60", "width 16", "one width"]),
-        (f"state:{BASE}", {"across": BETA}, ["3 models", "--model"]),
+        (f"state:{BASE}", {"across": BETA}, ["3 models", "`model`"]),
         (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": "resid_post.9"}, ["'resid_post.9'", "one at resid_post.0", "align"]),
-        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[3]}, ["no states or types of beta at resid_post.3", "--text"]),
-        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[3], "within": "types"}, ["no types of beta", "--sites"]),
+        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[3]}, ["no states or types of beta at", "`text=PATH`"]),
+        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[3], "within": "types"}, ["no types of beta", "`sites="]),
         (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[0], "within": "features"}, ["no features of beta"]),
         (f"state:{BASE}", {"model": ALPHA, "across": BETA, "site": SITES[0], "within": "directions"}, ["sae add"]),
         (f"state:{BASE}", {"model": ALPHA, "across": BETA, "within": "rotations"}, ["rotations cannot be searched"]),
@@ -248,7 +256,7 @@ def test_the_line_says_what_the_rotation_is_worth(c: signarium.Catalogue) -> Non
         ("neuron:9/9", {"model": ALPHA, "across": BETA}, ["neuron of alpha"]),
         ("direction:alpha sae 0/99", {"across": BETA}, ["direction of alpha sae 0", "40 directions"]),
         ("direction:alpha sae 0/1", {"across": BETA, "site": SITES[0]}, ["is at resid_post.1"]),
-        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "k": 0}, ["-k 0"]),
+        (f"state:{BASE}", {"model": ALPHA, "across": BETA, "k": 0}, ["`k=0`"]),
         (f"state:{BASE}", {"model": ALPHA, "across": BETA, "where": "nothing > 3"}, ["columns are"]),
     ],
 )  # fmt: skip

@@ -19,8 +19,10 @@ from signarium.catalog.codes import hamming
 from signarium.catalog.engines import blocks
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
 from signarium.commands.pages import search as search_page
-from signarium.queries.nearest import ask as nearest
 from signarium.queries.nearest import where as conditions
+from signarium.queries.nearest.answers import Answer
+from signarium.queries.nearest.asked import query_of
+from signarium.queries.states.contexts import contexts
 
 ALL = 10_000
 AT = {"model": DECODER, "site": "resid_post.1", "centre": "mean"}
@@ -73,8 +75,8 @@ def by_sql(path: Path, view: str, item: str, code: bytes, where: str, **at: str)
     )
 
 
-def answered(answer: nearest.Answer) -> list[tuple[int, int]]:
-    item = nearest.item_name(answer.target)
+def answered(answer: Answer) -> list[tuple[int, int]]:
+    item = answer.target.subject.item
     columns = answer.table.to_pydict()
     return list(zip(columns["distance"], columns[item], strict=True))
 
@@ -139,7 +141,7 @@ def test_queries_that_do_not_fit_are_refused(c: signarium.Catalogue) -> None:
     for options in ({"k": 0}, {"engine": "none"}, {"where": "no_such = 1"}, {"within": "features"}):
         with pytest.raises(InvalidInput):
             c.search(good, **({"within": "states"} | AT | options))
-    with pytest.raises(InvalidInput, match="--engine"):
+    with pytest.raises(InvalidInput, match="`engine`"):
         c.nearest('type:" king"', approximate=True, engine="faiss", **AT)
     assert c.search(np.zeros((0, 6), np.uint8), within="states", **AT).items.shape == (0, 10)
 
@@ -266,7 +268,7 @@ def test_only_model_is_chosen_and_zero_where_there_is_no_mean(catalogue: Made, t
     one = signarium.open(path)
     answer = one.nearest("code:" + "00" * 6, k=1)
     assert (answer.target.view, answer.target.centre) == ("states", "zero")
-    with pytest.raises(InvalidInput, match=r"no types of .*--in states"):
+    with pytest.raises(InvalidInput, match=r"no types of .*search `within='states'`"):
         one.nearest("code:" + "00" * 6, within="types")
     with pytest.raises(NotFound, match="no types of it were ingested"):
         one.nearest('type:" king"')
@@ -275,7 +277,7 @@ def test_only_model_is_chosen_and_zero_where_there_is_no_mean(catalogue: Made, t
 
 
 def test_several_models_must_be_named(c: signarium.Catalogue) -> None:
-    with pytest.raises(InvalidInput, match=r"2 models: choose one with --model: decoder, encoder"):
+    with pytest.raises(InvalidInput, match=r"2 models: choose one with `model`: decoder, encoder"):
         c.nearest('type:" king"')
 
 
@@ -291,7 +293,7 @@ def test_several_models_must_be_named(c: signarium.Catalogue) -> None:
         ({"within": "features"}, ["no features of decoder", "--stages features"]),
         ({"query": "feature:17"}, ["no features", "--stages features"]),
         ({"query": "feature:"}, ["feature:ID"]),
-        ({"k": 0}, ["-k 0"]),
+        ({"k": 0}, ["`k=0`"]),
         ({"query": "state:12"}, ["state of decoder", "'12'", "states"]),
         ({"query": f"state:{2**64}"}, ["state of decoder", "states"]),
         ({"query": "state:-1"}, ["'-1'", "state_id"]),
@@ -432,14 +434,14 @@ def test_features_of_a_free_text(featured_c: tuple[signarium.Catalogue, list[fea
 @pytest.mark.parametrize(
     ("text", "given", "words"),
     [
-        ("feature:1000", {"within": "features"}, ["--in types"]),
-        ("feature:1000", {"approximate": True}, ["--approximate"]),
-        ('type:" king"', {"within": "features", "approximate": True, "model": DECODER}, ["--approximate"]),
-        ("feature:1000", {"site": "resid_post.1"}, ["elsewhere", "--site resid_post.1"]),
-        ("feature:1000", {"centre": "zero"}, ["elsewhere", "--centre zero"]),
-        ("feature:animal", {}, ["4 features", "--site"]),
+        ("feature:1000", {"within": "features"}, ["`within='states'`", "types"]),
+        ("feature:1000", {"approximate": True}, ["`approximate`"]),
+        ('type:" king"', {"within": "features", "approximate": True, "model": DECODER}, ["`approximate`"]),
+        ("feature:1000", {"site": "resid_post.1"}, ["elsewhere", "`site='resid_post.1'`"]),
+        ("feature:1000", {"centre": "zero"}, ["elsewhere", "`centre='zero'`"]),
+        ("feature:animal", {}, ["4 features", "`site`"]),
         ("feature:nothing at all", {}, ["features list"]),
-        ("feature:1000", {"where": "nothing > 3"}, ["--where"]),
+        ("feature:1000", {"where": "nothing > 3"}, ["`where`"]),
         (
             'type:" king"',
             {"within": "features", "where": "nothing > 3", "model": DECODER},
@@ -455,7 +457,7 @@ def test_features_of_a_free_text(featured_c: tuple[signarium.Catalogue, list[fea
             {"within": "features", "centre": "median", "model": DECODER},
             ["'median'", "mean, zero"],
         ),
-        ("feature:1000", {"k": 0}, ["-k 0"]),
+        ("feature:1000", {"k": 0}, ["`k=0`"]),
     ],
 )
 def test_what_features_refuse(
@@ -550,7 +552,7 @@ def secret(tmp_path: Path) -> Path:
 def test_where_that_is_no_condition_is_refused(c: signarium.Catalogue, secret: Path, where: str) -> None:
     where = where.replace("FILE", str(secret))
     before = c.path.read_bytes()
-    with pytest.raises(InvalidInput, match="--where") as caught:
+    with pytest.raises(InvalidInput, match="`where`") as caught:
         c.nearest('type:" king"', within="states", where=where, **AT)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 900
     assert c.path.read_bytes() == before
@@ -632,7 +634,7 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
     assert answer.recall is not None and 0 <= answer.recall <= 1
     assert all(exact[item] == distance for distance, item in answered(answer))
     assert "recall" in search_page.summary(answer)
-    with pytest.raises(InvalidInput, match="cannot be filtered: leave out --approximate or --where"):
+    with pytest.raises(InvalidInput, match="cannot be filtered: leave out `approximate` or `where`"):
         c.nearest('type:" king"', approximate=True, where="token_id > 5", **AT)
 
 
@@ -640,7 +642,7 @@ def test_approximate_says_its_recall_and_gives_true_distances(c: signarium.Catal
 def test_what_cannot_be_searched_is_said_before_a_model_is_loaded(c: signarium.Catalogue, text: str) -> None:
     with pytest.raises(InvalidInput, match=r"is empty.*neuron:BLOCK/NEURON|no neuron|no features"):
         c.nearest(text, **AT)
-    assert nearest.parse_query("synapse: a thing") is None
+    assert query_of("synapse: a thing") is None
 
 
 def test_an_index_that_holds_other_items_is_said(catalogue_copy: Path) -> None:
@@ -701,7 +703,7 @@ def test_a_context_stays_in_its_document(c: signarium.Catalogue) -> None:
         document,
     )
     with duckdb.connect(str(c.path), read_only=True) as connection:
-        (context,) = nearest.contexts(connection, DECODER, [state])
+        (context,) = contexts(connection, DECODER, [state])
     assert context.replace("«", "").replace("»", "") == "".join(row[0] for row in tokens[-9:])
 
 
@@ -720,7 +722,7 @@ def test_word_pieces_are_joined_to_words(catalogue_copy: Path) -> None:
                 [ENCODER],
             ).fetchall()
         ]
-        texts = nearest.contexts(connection, ENCODER, ids)
+        texts = contexts(connection, ENCODER, ids)
     assert texts[0].startswith("«[CLS]»")
     assert all("##" not in text for text in texts)
     # The same tokens, whichever of them is marked.
@@ -731,8 +733,8 @@ def test_word_pieces_are_joined_to_words(catalogue_copy: Path) -> None:
 
 def test_no_context_for_what_is_no_state(c: signarium.Catalogue) -> None:
     with duckdb.connect(str(c.path), read_only=True) as connection:
-        assert nearest.contexts(connection, DECODER, []) == []
-        assert nearest.contexts(connection, DECODER, [5]) == [""]
+        assert contexts(connection, DECODER, []) == []
+        assert contexts(connection, DECODER, [5]) == [""]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
@@ -763,7 +765,7 @@ def test_the_file_is_free_between_calls(catalogue_copy: Path) -> None:
 def test_a_synthetic_catalogue_answers_like_numpy(tmp_path: Path) -> None:
     import sys
 
-    script = Path(nearest.__file__).parents[2] / "benchmarks" / "synthetic.py"
+    script = Path(signarium.__file__).parent / "benchmarks" / "synthetic.py"
     path = tmp_path / "c.duckdb"
     subprocess.run(
         [sys.executable, str(script), str(path), "--states", "130000", "--types", "500", "--width", "76"],

@@ -29,8 +29,8 @@ from signarium.commands.pages import search as search_page
 from signarium.commands.pages.feature import flips, page
 from signarium.commands.render import chart
 from signarium.commands.render.formats import json_text, rendered
-from signarium.queries.nearest import ask as nearest
 from signarium.queries.nearest import masked, polarity
+from signarium.queries.nearest.answers import Answer
 from signarium.queries.neurons import lists as neurons
 
 ALL = 10_000
@@ -109,12 +109,12 @@ def test_either_polarity_equals_numpy(width: int, n: int, k: int, seed: int, dat
     assert list(zip(distances[0].tolist(), found[0].tolist(), strict=True)) == [one[:2] for one in expected]
 
 
-def answered(answer: nearest.Answer) -> list[tuple[int, int, int]]:
+def answered(answer: Answer) -> list[tuple[int, int, int]]:
     table = answer.table.to_pydict()
     if answer.target.view == "neurons":
         items = [a << 24 | b for a, b in zip(table["layer"], table["neuron"], strict=True)]
     else:
-        items = table[nearest.item_name(answer.target)]
+        items = table[answer.target.subject.item]
     return list(zip(table["distance"], items, table.get("polarity", [0] * len(items)), strict=True))
 
 
@@ -275,10 +275,10 @@ def test_a_state_and_a_free_text_against_neurons(c: signarium.Catalogue, causes:
         ("neuron:", {}, ["neuron:BLOCK/NEURON"]),
         ("neuron:0/1", {"model": ENCODER}, ["no neurons of encoder", "--stages neurons"]),
         ('type:" king"', {"within": "unembedding", "model": ENCODER}, ["no unembedding of encoder", "--stages neurons"]),
-        ("neuron:0/1", {"approximate": True}, ["--approximate"]),
-        ('type:" king"', {"approximate": True, "within": "neurons"}, ["--approximate"]),
-        ("neuron:0/1", {"within": "neurons", "site": "embed"}, ["--site", "leave out"]),
-        ("code:" + "00" * 6, {"within": "neurons", "centre": "zero"}, ["--centre"]),
+        ("neuron:0/1", {"approximate": True}, ["`approximate`"]),
+        ('type:" king"', {"approximate": True, "within": "neurons"}, ["`approximate`"]),
+        ("neuron:0/1", {"within": "neurons", "site": "embed"}, ["`site`", "leave out"]),
+        ("code:" + "00" * 6, {"within": "neurons", "centre": "zero"}, ["`centre`"]),
         ("code:00", {"within": "neurons"}, ["1 bytes", "6 bytes"]),
         ("neuron:0/1", {"within": "types", "site": "nowhere"}, ["'nowhere'", "resid_post.0"]),
         ("direction:1001", {}, ["direction of feature 1001", "signarium flip 1001"]),
@@ -398,7 +398,7 @@ def test_list_equals_python(c: signarium.Catalogue, rows: list[featured.Row]) ->
         ({"limit": -1}, ["-1"]),
         ({"layer": 9}, ["'9'", "0 to 1"]),
         ({"model": ENCODER}, ["no neurons of encoder", "--stages neurons"]),
-        ({"model": None}, ["--model"]),
+        ({"model": None}, ["`model`"]),
     ],
 )
 def test_list_errors(c: signarium.Catalogue, given: dict[str, Any], words: list[str]) -> None:
