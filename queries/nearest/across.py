@@ -67,9 +67,7 @@ def plan_across(connection: duckdb.DuckDBPyConnection, asked: Asked) -> Plan:
     return Plan(target, code, both, start.words, place, None, carried)
 
 
-def _carry(
-    start: Start, rotation: carry.Stored, centre_a: Centre, centre_b: Centre
-) -> codes.Codes | Pattern:
+def _carry(start: Start, rotation: carry.Stored, centre_a: Centre, centre_b: Centre) -> codes.Codes | Pattern:
     if isinstance(start.code, Pattern):
         return Pattern(*carry.carry_pattern(start.code.mask, start.code.polarity, rotation))
     if start.carries == "direction":

@@ -110,7 +110,7 @@ def test_a_random_twin_is_no_second_choice(tmp_path: Path) -> None:
     import small
 
     from signarium.catalog.errors import InvalidInput
-    from signarium.queries.models import one_model
+    from signarium.queries.usual import one_model
 
     path = small.filled(tmp_path / "c.duckdb").path
     with duckdb.connect(str(path)) as connection:
