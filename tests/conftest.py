@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 import effort
 import pytest
 from digest import Commands, commands
-from made import DECODER, ENCODER, SITES, Made
+from made import DECODER, ENCODER, SITES, Made, copied
 from once import Once
 
 IN_MEMORY = Path("/dev/shm")
@@ -102,17 +102,11 @@ def catalogue(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Read it, do not change it."""
     home = once.folder("catalogue", _make_catalogue)
     # Each worker reads a file of its own: a reader and a test that waits for the file do not meet.
-    path = _copied(home / "catalogue.duckdb", tmp_path_factory.mktemp("catalogue") / "catalogue.duckdb")
+    path = copied(home / "catalogue.duckdb", tmp_path_factory.mktemp("catalogue") / "catalogue.duckdb")
     return Made(path, (home / "first.txt", home / "second.txt"), home / "gpt2-0")
 
 
 @pytest.fixture
 def catalogue_copy(catalogue: Made, tmp_path: Path) -> Path:
     """A copy with its indexes, to be changed."""
-    return _copied(catalogue.path, tmp_path / "copy.duckdb")
-
-
-def _copied(path: Path, copy: Path) -> Path:
-    shutil.copy(path, copy)
-    shutil.copytree(f"{path}.indexes", f"{copy}.indexes")
-    return copy
+    return copied(catalogue.path, tmp_path / "copy.duckdb")

@@ -13,7 +13,7 @@ import duckdb
 import featured
 import pyarrow as pa
 import pytest
-from made import DECODER, ENCODER, Made
+from made import DECODER, ENCODER, Made, copied
 
 import signarium
 from signarium.catalog import revisions
@@ -49,11 +49,17 @@ CALLS: dict[str, Callable[[signarium.Catalogue], object]] = {
 }
 
 
-@pytest.fixture
-def with_features(catalogue: Made, tmp_path: Path) -> Path:
-    path, rows = featured.copy(catalogue, tmp_path, DECODER)
+@pytest.fixture(scope="module")
+def with_features(catalogue: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, rows = featured.copy(catalogue, tmp_path_factory.mktemp("features"), DECODER)
     featured.add_causes(path, DECODER, rows)
     return path
+
+
+@pytest.fixture
+def features_copy(with_features: Path, tmp_path: Path) -> Path:
+    """A copy with its indexes, to be changed."""
+    return copied(with_features, tmp_path / "copy.duckdb")
 
 
 def python(script: str, *arguments: str, **changes: str) -> str:
@@ -133,9 +139,9 @@ def test_methods_have_the_options_of_the_command(command: str, method: str) -> N
 
 @pytest.mark.parametrize("name", CALLS)
 def test_every_call_gives_data_prints_nothing_and_lets_go(
-    with_features: Path, name: str, capfd: pytest.CaptureFixture[str]
+    features_copy: Path, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    c = signarium.open(with_features)
+    c = signarium.open(features_copy)
     result = CALLS[name](c)
     assert capfd.readouterr() == ("", "")
     if name == "evidence":
@@ -143,7 +149,7 @@ def test_every_call_gives_data_prints_nothing_and_lets_go(
     if name in ("sql", "models", "runs", "sites", "info", "features", "find", "read", "neurons"):
         assert isinstance(result, pa.Table) and result.num_rows > 0
     # A writer needs the file for itself.
-    with duckdb.connect(str(with_features)) as connection:
+    with duckdb.connect(str(features_copy)) as connection:
         connection.execute("CREATE TABLE writer AS SELECT 1")
 
 
@@ -190,11 +196,11 @@ def test_where_it_looks_for_a_catalogue(
 
 @pytest.mark.parametrize(("revision", "error"), [("9999", CatalogueTooNew), (revisions.HEAD, None)])
 def test_a_newer_schema_is_refused_by_every_reader(
-    with_features: Path, revision: str, error: type[Exception] | None
+    features_copy: Path, revision: str, error: type[Exception] | None
 ) -> None:
-    with duckdb.connect(str(with_features)) as connection:
+    with duckdb.connect(str(features_copy)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
-    c = signarium.Catalogue(with_features)
+    c = signarium.Catalogue(features_copy)
     for call in CALLS.values():
         if error is None:
             call(c)

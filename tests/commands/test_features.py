@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from digest import Commands
 from made import DECODER
 from terminal import Run, in_terminal
 
@@ -70,13 +71,13 @@ def test_features_show(
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_features_fit_a_terminal(with_features: Path, columns: int) -> None:
+def test_features_fit_a_terminal(warm: Commands, with_features: Path, columns: int) -> None:
     at = ["--model", DECODER]
     for arguments in (
         *(["features", "list"], ["features", "show", "1000"], ["evidence"]),
         *(["neurons", "list", *at], ["neurons", "show", "0/4", *at]),
     ):
-        shown = in_terminal(columns, "--db", str(with_features), *arguments, NO_COLOR="1")
+        shown = in_terminal(warm, columns, "--db", str(with_features), *arguments, NO_COLOR="1")
         assert shown.code == 0 and "\x1b" not in shown.out and "hidden" not in shown.out
         assert max(map(len, shown.out.splitlines())) <= columns
-    assert "\x1b[1m" in in_terminal(columns, "--db", str(with_features), "features", "show", "1000").out
+    assert "\x1b[1m" in in_terminal(warm, columns, "--db", str(with_features), "features", "show", "1000").out

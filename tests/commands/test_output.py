@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from digest import Commands
 from made import Made
 from terminal import LISTING, Run, in_terminal
 
@@ -69,15 +70,15 @@ def test_output_is_whole_or_absent(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_tables_fit_a_terminal(catalogue: Made, columns: int) -> None:
+def test_tables_fit_a_terminal(warm: Commands, catalogue: Made, columns: int) -> None:
     for name in ("runs", "nearest"):
         arguments = [*LISTING[name], *(["--in", "states"] if name == "nearest" else [])]
-        shown = in_terminal(columns, "--db", str(catalogue.path), *arguments, NO_COLOR="1")
+        shown = in_terminal(warm, columns, "--db", str(catalogue.path), *arguments, NO_COLOR="1")
         assert shown.code == 0 and "\x1b" not in shown.out and "hidden" not in shown.out
         assert max(map(len, shown.out.splitlines())) <= columns
         if name == "nearest":
             assert shown.out.count("«") >= 4
-    coloured = in_terminal(columns, "--db", str(catalogue.path), *LISTING["sites"])
+    coloured = in_terminal(warm, columns, "--db", str(catalogue.path), *LISTING["sites"])
     assert "\x1b[1m" in coloured.out
 
 

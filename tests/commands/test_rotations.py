@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import twins
+from digest import Commands
 from terminal import Run, in_terminal
 
 
@@ -41,7 +42,7 @@ def test_rotations_in_every_format(
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_rotations_fit_a_terminal(rotated: Path, columns: int) -> None:
+def test_rotations_fit_a_terminal(warm: Commands, rotated: Path, columns: int) -> None:
     shown = ["rotations", "show", twins.ALPHA, twins.BETA, "--site", "resid_post.1"]
     for arguments in (
         ["rotations", "list"],
@@ -49,10 +50,10 @@ def test_rotations_fit_a_terminal(rotated: Path, columns: int) -> None:
         ["sae", "list"],
         ["features", "show", str(twins.CARRIED)],
     ):
-        page = in_terminal(columns, "--db", str(rotated), *arguments, NO_COLOR="1")
+        page = in_terminal(warm, columns, "--db", str(rotated), *arguments, NO_COLOR="1")
         assert page.code == 0 and "\x1b" not in page.out and "hidden" not in page.out
         assert max(map(len, page.out.splitlines())) <= columns
-    assert "\x1b[1m" in in_terminal(columns, "--db", str(rotated), *shown).out
+    assert "\x1b[1m" in in_terminal(warm, columns, "--db", str(rotated), *shown).out
 
 
 @pytest.mark.parametrize("already", [False, True])

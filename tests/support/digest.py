@@ -6,17 +6,24 @@ has run nothing yet; each command runs in a child of it, as a process of its own
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import importlib
 import json
 import mmap
 import os
+import pkgutil
+import pty
 import resource
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +152,7 @@ class Commands:
         or `kill_in` (phase, its how-manieth time, seconds after that), `with_signal` (the name of another signal than
         SIGKILL), `revisions` (of the schema), `set` (values of modules' names), `code` (what runs instead, with
         `args` as its arguments), `loaded` (a model that is at hand: the warm process loads it when it is first asked
-        for).
+        for), `columns` (of a pseudo-terminal, where stdout and stderr go), `environment` (variables).
         """
         assert self._process.stdin and self._process.stdout
         job = {"args": [str(one) for one in args], "folder": str(self._folder), **options}
@@ -181,15 +188,24 @@ def _serve() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import signarium.cli
-    import signarium.ingest.features.stage
+    import signarium.commands
     import signarium.ingest.model.load
     import signarium.ingest.run
     import signarium.ingest.states.stage
     import signarium.ingest.types.stage
     import signarium.migrations.manage
+    import signarium.queries
+    from signarium.catalog.engines import blocks
     from signarium.catalog.engines.flat import faiss
 
     faiss()
+    # What a command imports when it needs it, each child would import again.
+
+    if blocks.missing() is None:
+        import signarium.catalog.engines.kernel
+    for room in (signarium.commands, signarium.queries, signarium.ingest):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            importlib.import_module(module.name)
     # Before any operation, so that there are no threads to lose in a fork.
     torch.set_num_threads(1)
     shared = mmap.mmap(-1, 1 + 4 * len(PHASES))
@@ -204,15 +220,18 @@ def _serve() -> None:
             assert os.listdir("/proc/self/task") == threads
             del os.environ["TOKENIZERS_PARALLELISM"]
         shared[:] = bytes(len(shared))
+        terminal = _Terminal(job["columns"]) if "columns" in job else None
         started = time.perf_counter()
         pid = os.fork()
         if pid == 0:
-            _child(job, shared, models)
+            _child(job, shared, models, terminal)
+        if terminal is not None:
+            terminal.begin_reading()
         status, used = _wait(pid, job, shared, started)
         folder = Path(job["folder"])
         answer = {
             "code": os.waitstatus_to_exitcode(status),
-            "out": (folder / "command.out").read_text(),
+            "out": (folder / "command.out").read_text() if terminal is None else terminal.read(),
             "err": (folder / "command.err").read_text(),
             "seconds": time.perf_counter() - started,
             "phase": ("start", *PHASES)[shared[0]],
@@ -220,6 +239,41 @@ def _serve() -> None:
         }
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+
+
+class _Terminal:
+    """A pseudo-terminal of so many columns."""
+
+    def __init__(self, columns: int) -> None:
+        self._ours, self._theirs = pty.openpty()
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self._read = b""
+
+    def enter(self) -> None:
+        """In the child: as if it had been started there."""
+        os.close(self._ours)
+        os.login_tty(self._theirs)
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            os.environ.pop(name, None)
+        os.environ["TERM"] = "xterm"
+
+    def begin_reading(self) -> None:
+        """In the parent. A thread, since a terminal holds a few kilobytes; it ends with the command, before a fork."""
+        os.close(self._theirs)
+        self._thread = threading.Thread(target=self._to_the_end)
+        self._thread.start()
+
+    def _to_the_end(self) -> None:
+        # The end of a terminal is an error.
+        with suppress(OSError):
+            while part := os.read(self._ours, 65_536):
+                self._read += part
+
+    def read(self) -> str:
+        """What was written there."""
+        self._thread.join()
+        os.close(self._ours)
+        return self._read.decode().replace("\r\n", "\n")
 
 
 def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> tuple[int, Any]:
@@ -240,7 +294,9 @@ def _wait(pid: int, job: dict[str, Any], shared: mmap.mmap, started: float) -> t
         time.sleep(0.0005)
 
 
-def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> None:
+def _child(
+    job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any], terminal: _Terminal | None
+) -> None:
     import signarium.cli
     import signarium.ingest.model.load
 
@@ -252,6 +308,9 @@ def _child(job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any]) -> No
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for handle, name in ((1, "command.out"), (2, "command.err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), handle)
+        if terminal is not None:
+            terminal.enter()
+        os.environ.update(job.get("environment", {}))
         sys.stdin = open(0)  # noqa: SIM115
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
-from made import Made
+from made import Made, copied
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
@@ -37,9 +36,7 @@ class Row:
 
 def copy(catalogue: Made, folder: Path, model: str) -> tuple[Path, list[Row]]:
     """A copy of the tests' catalogue with a dozen features of `model` at two sites and both centres."""
-    path = folder / "featured.duckdb"
-    shutil.copy(catalogue.path, path)
-    shutil.copytree(f"{catalogue.path}.indexes", f"{path}.indexes")
+    path = copied(catalogue.path, folder / "featured.duckdb")
     return path, add(path, model)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,3 +17,10 @@ class Made:
     path: Path
     texts: tuple[Path, Path]
     decoder_folder: Path
+
+
+def copied(path: Path, copy: Path) -> Path:
+    """A copy of a catalogue and its indexes, to be changed."""
+    shutil.copy(path, copy)
+    shutil.copytree(f"{path}.indexes", f"{copy}.indexes")
+    return copy

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import click
+from digest import Commands
 from made import DECODER
 
 from signarium.cli import cli
@@ -48,27 +45,10 @@ def process(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def in_terminal(columns: int, *arguments: str, **changes: str) -> Ran:
+def in_terminal(warm: Commands, columns: int, *arguments: str, **changes: str) -> Ran:
     """In a pseudo-terminal of so many columns; stdout and stderr both go there."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        for name in ("COLUMNS", "LINES", "NO_COLOR"):
-            os.environ.pop(name, None)
-        os.environ.update(changes, TERM="xterm")
-        fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        os.execv(sys.executable, [sys.executable, "-m", "signarium", *arguments])
-    out = b""
-    while True:
-        try:
-            part = os.read(fd, 65_536)
-        except OSError:
-            break
-        if not part:
-            break
-        out += part
-    os.close(fd)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return Ran(code, out.decode().replace("\r\n", "\n"), "")
+    ended = warm.run(*arguments, columns=columns, environment=changes)
+    return Ran(ended.code, ended.out, ended.err)
 
 
 def commands(
