@@ -375,7 +375,7 @@ assert index.build_all(Path(sys.argv[1]), sys.argv[2]) == []
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     benchmarks = Path(index.__file__).resolve().parents[1] / "benchmarks"
-    peaks, sizes = [], ("250000", "800000")
+    peaks, sizes = [], ("100000", "650000")
     subprocess.run([sys.executable, "-c", make, str(tmp_path), str(benchmarks), *sizes], check=True)
     for n in sizes:
         path = tmp_path / f"{n}.duckdb"

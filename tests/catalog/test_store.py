@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 import pytest
 import small
+from effort import in_full
 from sqlalchemy import text
 
 from signarium.catalog import bulk, revisions, schema, store
@@ -478,12 +479,12 @@ def ignore_the_signal() -> None:
     ("n", "limit", "full"),
     [
         (1000, 0, True),
-        (1000, 50_000, True),
+        in_full(1000, 50_000, True),
         # Enough for the log, too little for the checkpoint: that is a commit.
         (1000, 120_000, False),
-        (20_000, 1_000_000, True),
+        in_full(20_000, 1_000_000, True),
         (20_000, 30_000_000, False),
-        (150_000, 500_000, True),
+        in_full(150_000, 500_000, True),
         (150_000, 6_000_000, True),
     ],
 )

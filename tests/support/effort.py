@@ -5,7 +5,7 @@ Which of the two is the profile of hypothesis, loaded by `conftest` before any t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -39,6 +39,11 @@ def examples(n: int) -> int:
     return n if is_full() else max(min(n, _LEAST), n * settings().max_examples // _EVERY)
 
 
-def most_in_full(values: Iterable[Any], few: Callable[[Any], bool]) -> list[Any]:
-    """Parameters of a test: those that `few` names always run, the rest in `make test-full`."""
-    return [value if few(value) else pytest.param(value, marks=pytest.mark.full) for value in values]
+def in_full(*values: Any) -> Any:
+    """A parameter of a test that only `make test-full` runs: another one is like it."""
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+def some(values: Sequence[Any], every: int) -> Sequence[Any]:
+    """All values, or with few examples every so-manieth."""
+    return values if is_full() else values[::every]

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import in_full
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
@@ -92,6 +93,10 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 ARCHITECTURES = tuple(_CONFIGS)
+FAMILIES = tuple(
+    one if one in ("llama", "gpt2", "gpt_neox", "bert") else in_full(one) for one in ARCHITECTURES
+)
+"""For tests that ingest: four that differ in how a block reads and adds, the others in full only."""
 
 
 def config(architecture: str, **changes: Any) -> Any:

@@ -14,6 +14,7 @@ import tiny
 import torch
 import turned
 import wordy
+from effort import in_full
 
 from signarium.catalog import parts, verify
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
@@ -227,15 +228,20 @@ REFUSED: dict[str, tuple[dict[str, object], type[SignariumError], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(home: Path, tmp_path: Path, name: str) -> None:
-    changes, error, what = REFUSED[name]
+@pytest.fixture(scope="module")
+def to_refuse(home: Path) -> tuple[Path, dict[str, tuple[int, str]]]:
+    """A catalogue with two models more, and its digest."""
     db = home / "refused.duckdb"
-    if not db.exists():
-        shutil.copy(home / "before.duckdb", db)
-        for source, known in ((tiny.built("gpt2"), "wide"), (tiny.built("llama"), "other")):
-            ingest(db, str(source), name=known, stages="types", sites="resid_post.0")
-    before = digest.digest(db)
+    shutil.copy(home / "before.duckdb", db)
+    for source, known in ((tiny.built("gpt2"), "wide"), (tiny.built("llama"), "other")):
+        ingest(db, str(source), name=known, stages="types", sites="resid_post.0")
+    return db, digest.digest(db)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(home: Path, to_refuse: tuple[Path, dict[str, tuple[int, str]]], name: str) -> None:
+    changes, error, what = REFUSED[name]
+    db, before = to_refuse
     with pytest.raises(error, match=what):
         align(db, **({"model_a": "A", "model_b": "B", "text": home / "t.jsonl"} | changes))  # type: ignore[arg-type]
     assert digest.digest(db) == before
@@ -253,7 +259,7 @@ def test_a_model_that_is_gone(home: Path, tmp_path: Path) -> None:
         moved.rename(home / "twin")
 
 
-@pytest.mark.parametrize("after", ["states", "first site", "second site"])
+@pytest.mark.parametrize("after", [in_full("states"), "first site", in_full("second site")])
 def test_cut_short_and_gone_on_with(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
 ) -> None:
@@ -308,6 +314,7 @@ def test_a_full_disk_is_said_before(home: Path, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.real
+@pytest.mark.full
 def test_smollm2_and_its_twin(tmp_path: Path) -> None:
     """The bar itself on a real model: R to 1e-3 relative, held-out explained variance above 0.999."""
     from pydoc_data.topics import topics

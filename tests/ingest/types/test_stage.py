@@ -50,7 +50,7 @@ def check(path: Path, view: str, site: str, x: np.ndarray[Any, Any], mean: np.nd
         assert differ.mean() < 1e-3
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", tiny.FAMILIES)
 def test_types_are_the_vocabulary_alone(architecture: str, tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, architecture)
     model = tiny.loaded(architecture)
