@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import small
 from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import copied
 from numpy.typing import NDArray
 
 from signarium.catalog import bulk, engines, index, schema, store
@@ -155,6 +157,14 @@ def catalogue(tmp_path: Path) -> small.Small:
     return small.filled(tmp_path / "c.duckdb")
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> small.Small:
+    """With its indexes. Copy it, do not change it."""
+    one = small.filled(tmp_path_factory.mktemp("built") / "c.duckdb")
+    assert index.build_all(one.path) == []
+    return one
+
+
 def info_of(one: small.Small, key: tuple[str, str]) -> CodeSetInfo:
     with store.reading(one.path) as connection:
         found = index.describe(connection, "v.code_set_id = ?", [one.sets[key]])
@@ -178,7 +188,7 @@ def check(one: small.Small, key: tuple[str, str], info: CodeSetInfo | None = Non
 KEY, OTHER = ("type", "zero"), ("type", "mean")
 
 
-def copied(one: small.Small, suffix: str) -> bytes:
+def of_another(one: small.Small, suffix: str) -> bytes:
     return (index.folder(one.path) / f"{one.sets[OTHER]}{suffix}").read_bytes()
 
 
@@ -197,8 +207,8 @@ DAMAGE: dict[str, tuple[str, Callable[[small.Small, bytes], bytes | None]]] = {
     "header": (".faiss", lambda one, old: b"\0" * 20 + old[20:]),
     "zeros": (".faiss", lambda one, old: b"\0" * len(old)),
     "random": (".faiss", lambda one, old: np.random.default_rng(0).bytes(len(old))),
-    "codes of another set": (".faiss", lambda one, old: copied(one, ".faiss")),
-    "manifest of another set": (".json", lambda one, old: copied(one, ".json")),
+    "codes of another set": (".faiss", lambda one, old: of_another(one, ".faiss")),
+    "manifest of another set": (".json", lambda one, old: of_another(one, ".json")),
     "empty manifest": (".json", lambda one, old: b""),
     "half a manifest": (".json", lambda one, old: old[: len(old) // 2]),
     "manifest not UTF-8": (".json", lambda one, old: b"\xff\xfe{"),
@@ -215,8 +225,8 @@ DAMAGE: dict[str, tuple[str, Callable[[small.Small, bytes], bytes | None]]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_damaged_files_are_built_anew(catalogue: small.Small, name: str) -> None:
-    assert index.build_all(catalogue.path) == []
+def test_damaged_files_are_built_anew(built: small.Small, tmp_path: Path, name: str) -> None:
+    catalogue = replace(built, path=copied(built.path, tmp_path / "c.duckdb"))
     suffix, change = DAMAGE[name]
     info = info_of(catalogue, KEY)
     file = index.folder(catalogue.path) / f"{info.code_set_id}{suffix}"
