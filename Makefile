@@ -56,7 +56,7 @@ demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features
 	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
 
 # Bytecode is kept, whatever the shell says: without it every process compiles the package and pytest every test.
-PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup      ## every property, with a fifth of the examples (less than six minutes on 2 cores)
 	$(PYTEST)

@@ -26,6 +26,8 @@ from signarium.catalog.errors import InvalidInput, NotFound
 from signarium.catalog.ids import PLACE_BITS
 from signarium.catalog.index import CodeIndex, CodeSetInfo
 
+pytestmark = pytest.mark.long
+
 Ints = NDArray[np.int64]
 
 

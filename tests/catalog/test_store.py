@@ -35,6 +35,8 @@ from signarium.catalog.errors import (
     SignariumError,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:

@@ -14,6 +14,8 @@ from digest import codes, rows, sound
 import signarium
 from signarium.ingest.model import load as access
 
+pytestmark = pytest.mark.long
+
 FILE = Path(__file__).parents[2] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEXT = (
     "The king saw the ships. An exception is raised when the file is not there, and Monday follows Sunday.\n"

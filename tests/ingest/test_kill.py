@@ -23,6 +23,8 @@ from effort import is_full
 from signarium.catalog import index, store
 from signarium.catalog.errors import CatalogueMissing
 
+pytestmark = pytest.mark.long
+
 KILLS, EACH = 50 if is_full() else 15, 10
 """Kills in all, and at most of one catalogue: then it may come to its end."""
 SITES = "embed;resid_post.0"

@@ -24,6 +24,8 @@ from signarium.ingest.model.load import LoadedModel
 from signarium.ingest.progress import Silent
 from signarium.ingest.types import stage as types
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:

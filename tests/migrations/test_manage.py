@@ -29,6 +29,8 @@ from signarium.catalog.errors import (
 )
 from signarium.migrations import manage
 
+pytestmark = pytest.mark.long
+
 GOOD = f"""
 import sqlalchemy as sa
 from alembic import op

@@ -28,6 +28,8 @@ from signarium.catalog.errors import (
 from signarium.queries import sql as module
 from signarium.queries.sql import one_line, parse_memory, run_to, sql
 
+pytestmark = pytest.mark.long
+
 MEMORY = "300MB"
 BIG_ID = 2**63 - 1
 

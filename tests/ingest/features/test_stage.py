@@ -21,6 +21,8 @@ from signarium.ingest.model.loaded import LoadedModel
 from signarium.ingest.stats.bases import bases
 from signarium.ingest.words import anchors
 
+pytestmark = pytest.mark.long
+
 OPTIONS: dict[str, Any] = {
     "sites": "resid_post.0,1;k.1;ffn.0",
     "context": 64,

@@ -28,6 +28,8 @@ from signarium.ingest.progress import Silent
 from signarium.ingest.stats import outcome
 from signarium.ingest.text.windows import find_texts
 
+pytestmark = pytest.mark.long
+
 SMALL: dict[str, Any] = {"windows": 6, "context": 24, "device": "cpu"}
 
 

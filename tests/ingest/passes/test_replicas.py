@@ -25,6 +25,8 @@ from signarium.ingest.passes.replicas import AHEAD, Replicas
 from signarium.ingest.progress import Silent
 from signarium.ingest.states import stage as states
 
+pytestmark = pytest.mark.long
+
 SITES = "embed;resid_post.1;k.1"
 TIMES_AND_PLACES = "run"
 """The one table that says on which devices a run was done."""

@@ -32,6 +32,8 @@ from signarium.ingest.saes.train import train
 from signarium.ingest.stats.paired import Paired
 from signarium.ingest.text.windows import find_texts
 
+pytestmark = pytest.mark.long
+
 PLANTED = 11
 """The seed of the planted rotation: none of those that Haar controls are drawn from."""
 CONTEXT = 24

@@ -22,6 +22,8 @@ from signarium.ingest.words import directions as words
 from signarium.ingest.writers.agreements import WRITERS
 from signarium.ingest.writers.coalitions import KS
 
+pytestmark = pytest.mark.long
+
 OPTIONS: dict[str, Any] = {"sites": "resid_post.0,1;k.1", "device": "cpu", "seeds": 30}
 
 

@@ -25,6 +25,8 @@ from signarium.queries.nearest.answers import Answer
 from signarium.queries.nearest.asked import query_of
 from signarium.queries.states.contexts import contexts
 
+pytestmark = pytest.mark.long
+
 ALL = 10_000
 AT = {"model": DECODER, "site": "resid_post.1", "centre": "mean"}
 

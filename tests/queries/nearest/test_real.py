@@ -11,6 +11,8 @@ import tiny
 
 import signarium
 
+pytestmark = pytest.mark.long
+
 MODEL = Path(__file__).parents[3] / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 FAMILY = {
     " queen",
