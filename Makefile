@@ -5,15 +5,13 @@ BIN    := $(VENV)/bin
 # What FAISS comes from: `gpu` on a machine with CUDA, which the GPU targets take by themselves.
 EXTRA  ?= cpu
 MODEL  := models/SmolLM2-135M-Instruct.Q4_1.gguf
-DEMO   := build/demo
-FAMILY := examples/dyck/family
 # SmolLM2 runs at a few hundred tokens a second on two cores: less than a minute of text.
 DEMO_TOKENS ?= 20000
 # What `make bench` compares with; options for it, such as BENCH="--only search --quick".
 PEERS  ?= build/peers
 BENCH  ?=
 
-.PHONY: help setup demo test test-full test-gpu lint docs family bench bench-gpu bench-setup clean
+.PHONY: help setup demo demo-full test test-full test-gpu lint docs family bench bench-gpu bench-setup clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -31,29 +29,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(MODEL): tests/support/fetch_models.py | $(VENV)/.installed
 	$(BIN)/python tests/support/fetch_models.py
 
-demo: setup      ## ingest SmolLM2 over its vocabulary and a text, find features and writers, flip one, align two small models, query it all
-	@mkdir -p $(DEMO)
-	@$(BIN)/python -c "from pydoc_data.topics import topics; print('\n'.join(topics[k] for k in sorted(topics)))" > $(DEMO)/python-topics.txt
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb ingest $(MODEL) --name SmolLM2-135M --text $(DEMO)/python-topics.txt --max-tokens $(DEMO_TOKENS)
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb sql "SELECT model, site, subject, centre, n, indexed FROM code_sets ORDER BY subject, site, centre"
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb sql "SELECT site, round(avg(entropy), 3) AS bit_entropy, round(max(argmax_share), 3) AS loudest_dim_share FROM dimensions GROUP BY site ORDER BY site"
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest 'type:" king"' -k 8
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest 'type:" Monday"' -k 8
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest "raise an exception" --in states --where "NOT is_first" -k 8
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb features list --kind category --survives --limit 10
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb features show european_country --site resid_post.5 --centre mean
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb features read "The king of France sailed to Norway in May and ate cold fish."
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb nearest feature:calendar --site resid_post.29 --centre mean --in neurons -k 8
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb neurons show 29/305
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb flip calendar --site resid_post.29 --centre mean --text $(DEMO)/python-topics.txt
-	$(BIN)/signarium --db $(DEMO)/demo.duckdb evidence
-	@$(BIN)/python -m examples.dyck --text 1500 --output $(DEMO)/brackets.jsonl
-	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-0 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
-	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb ingest $(FAMILY)/shared-1 --text $(DEMO)/brackets.jsonl --stages types,states --sites 'resid_post.0;resid_mid.1' --max-tokens 5000
-	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb align shared-0 shared-1 --text $(DEMO)/brackets.jsonl --steer resid_mid.1
-	$(BIN)/signarium --db $(DEMO)/brackets.duckdb rotations show shared-0 shared-1 --site resid_mid.1
-	$(BIN)/signarium --plugin examples/dyck --db $(DEMO)/brackets.duckdb nearest "([{}" --model shared-0 --across shared-1 --site resid_mid.1 -k 5
-	@echo; echo "The catalogue is $(DEMO)/demo.duckdb. Yours next: $(BIN)/signarium ingest MODEL --text PATH"
+demo: setup      ## a first look in six minutes: SmolLM2 reads sentences and its vocabulary, and is asked what it holds
+	@BIN=$(BIN) MODEL=$(MODEL) examples/demo.sh
+
+demo-full: setup ## all that is measured: five sites, writers, a flip, and the rotation between two toy models (twenty minutes)
+	@BIN=$(BIN) MODEL=$(MODEL) DEMO_TOKENS=$(DEMO_TOKENS) examples/demo-full.sh
 
 # Bytecode is kept, whatever the shell says: without it every process compiles the package and pytest every test.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
