@@ -15,7 +15,8 @@ from .codes import Codes, hamming, n_bytes
 from .engines import Distances
 from .engines.flat import faiss
 from .errors import InvalidInput
-from .index import CodeIndex, CodeSetInfo, Items, folder, renamed
+from .files import replacing
+from .index import CodeIndex, CodeSetInfo, Items, folder
 
 _SAMPLE = 100
 _SEED = 0
@@ -80,9 +81,9 @@ def approximate_index(path: Path, info: CodeSetInfo, exact: CodeIndex) -> Approx
     recall = _recall(exact, ivf)
     with suppress(OSError, RuntimeError):
         folder(path).mkdir(exist_ok=True)
-        with renamed(base) as temporary:
+        with replacing(base, sync=False) as temporary:
             lib.write_index_binary(ivf, str(temporary))
-        with renamed(note) as temporary:
+        with replacing(note, sync=False) as temporary:
             temporary.write_text(
                 json.dumps({"state": info.state, "n": info.n, "recall": recall, "cells": cells})
             )

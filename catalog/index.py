@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from .codes import Codes, n_bytes
 from .engines import Distances, Rows
 from .engines.flat import faiss
 from .errors import NotFound, SignariumError
+from .files import replacing, sweep
 
 if TYPE_CHECKING:
     import duckdb
@@ -200,7 +200,7 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
     home = folder(path)
     try:
         home.mkdir(exist_ok=True)
-        with renamed(home / f"{info.code_set_id}.faiss") as temporary:
+        with replacing(home / f"{info.code_set_id}.faiss", sync=False) as temporary:
             with temporary.open("wb") as file:
                 file.write(header)
                 for _, first, last in _chunks(runs):
@@ -208,7 +208,7 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
             if temporary.stat().st_size != len(header) + info.n * size:
                 raise OSError("it was cut short")
             sample = _sample(runs, temporary, len(header), info.n, size)
-        with renamed(home / f"{info.code_set_id}.json") as temporary:
+        with replacing(home / f"{info.code_set_id}.json", sync=False) as temporary:
             temporary.write_text(json.dumps({**_identity(info), "sample": sample, "items": runs.tolist()}))
         unsaved = "it changed while it was written"
         if (opened := open_index(path, info)) is not None:
@@ -285,7 +285,7 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
     except SignariumError as error:
         return [f"no indexes were built ({error})"]
     built, failed = [], []
-    _sweep(path)
+    sweep(folder(path))
     with store.reading(path) as connection:
         # Blocks that were read once stay in DuckDB's cache, which would otherwise grow to most of the memory.
         connection.execute(f"SET memory_limit = '{_CACHE}'")
@@ -318,39 +318,3 @@ def prune(path: Path, keep: Sequence[int]) -> int:
     for one in gone:
         one.unlink(missing_ok=True)
     return len(gone)
-
-
-def _sweep(path: Path) -> None:
-    """Delete the temporary files of processes that were killed."""
-    for one in folder(path).glob("*.tmp"):
-        pid = one.name.split(".")[-3]
-        if pid.isdigit() and not _alive(int(pid)):
-            one.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-class renamed:
-    """A temporary file that takes its final name when the block ends, and goes away when it raises."""
-
-    def __init__(self, final: Path) -> None:
-        self.final = final
-        self.temporary = final.with_name(f"{final.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                os.replace(self.temporary, self.final)
-        finally:
-            self.temporary.unlink(missing_ok=True)
