@@ -2,13 +2,15 @@
 
 A method has one file in `parts/` with one `Part`: its tables, its views, the published claims that its figures stand
 for, and the words for its metrics and controls. Nothing here imports SQLAlchemy: commands that only read need views and
-claims, and start without it. `schema.py` makes SQLAlchemy's tables for those that write.
+claims, and start without it. `schema.py` makes SQLAlchemy's tables for those that write. Most classes are named tuples:
+each is made at every start, and a dataclass takes four times as long to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 # ---- tables ---------------------------------------------------------------------------------------
 
@@ -18,8 +20,7 @@ KINDS = (VARCHAR, INTEGER, BIGINT, DOUBLE, REAL, BLOB, BOOLEAN, TIMESTAMP)
 """Types of columns, as DuckDB names them. INTEGER has 32 bits, BIGINT 64; REAL is float32, DOUBLE float64."""
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(NamedTuple):
     """A column whose values stand in another table. `check` is what `db verify` calls rows for which they do not."""
 
     table: str
@@ -31,8 +32,7 @@ def ref(table: str, check: str = "") -> Reference:
     return Reference(table, check)
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """One column. `kind` is one of `KINDS`, or empty where the column has the type of what it refers to."""
 
     name: str
@@ -41,8 +41,7 @@ class Column:
     reference: Reference | None = None
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table of a method: its columns, its key, and what `db verify` calls its rows.
 
     `primary`: columns of a primary key, which DuckDB enforces: for small tables. `key`: columns that name one row of
@@ -105,12 +104,11 @@ def _names(text: str) -> tuple[str, ...]:
 # ---- views and macros -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A view, part of the SQL surface that stays: what its rows are, its columns with their meaning, and its query.
 
     `order`: by which columns a list of its rows is sorted. `shown`: the columns of it that a terminal shows; empty: all.
-    A view with `order` can be listed by its name. `count`: SQL that counts its rows for less than the view costs.
+    A view with `order` can be listed by its name. `total`: SQL that counts its rows for less than the view costs.
     `after`: behind which view it stands in the reference and in `db info`; empty: behind those of its part.
     """
 
@@ -120,12 +118,11 @@ class View:
     query: str
     order: str = ""
     shown: tuple[str, ...] = ()
-    count: str = ""
+    total: str = ""
     after: str = ""
 
 
-@dataclass(frozen=True)
-class Macro:
+class Macro(NamedTuple):
     """A scalar macro: its signature, what it gives, and its expression."""
 
     name: str
@@ -140,8 +137,7 @@ BAG_OF_DIMS = "Bag of Dims (arXiv 2606.12629)"
 POLYMORPHISM = "Polymorphism Is Rotation (arXiv 2605.24577)"
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """A figure that a claim stands beside, and what it must do for the claim to survive.
 
     `rule`: `above` or `below` (the claim's figure lies there, by more than chance), `reaches` (this figure is still at
@@ -158,8 +154,7 @@ class Control:
     bound: float = 0.0
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What was published, and where to find the same figure here.
 
     `point`: at which sites, `*` for any; for `resid_post` the one that the layer sweep chose, else the mean over all.
@@ -214,8 +209,7 @@ def random_weights(rule: str = "above") -> Control:
 # ---- the part -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What people call a metric or a control: a name for a heading, and a sentence for a legend."""
 
     name: str

@@ -31,6 +31,7 @@ from .errors import (
     InvalidInput,
     NotACatalogue,
 )
+from .shadow import STORED, shadow
 
 if TYPE_CHECKING:
     import duckdb
@@ -173,7 +174,7 @@ def _gate(path: Path, write: bool, limit: float) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only DuckDB connection, for one request.
+    """A read-only DuckDB connection, for one request; if `check`, with this program's views.
 
     Raises:
         CatalogueMissing, NotACatalogue, CatalogueBusy: if the file cannot be opened.
@@ -203,6 +204,9 @@ def _reading(path: Path, check: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         if check:
             check_revision(path, revision_of(path, connection))
+            from . import surface
+
+            shadow(connection, **surface.shadowing())
         yield connection
     except duckdb.Error as error:
         if _DAMAGED.search(str(error)):
@@ -216,7 +220,8 @@ def _reading(path: Path, check: bool) -> Iterator[duckdb.DuckDBPyConnection]:
 def writing(path: Path, check: bool = True) -> Iterator[Session]:
     """A SQLAlchemy session in one transaction: committed when the block ends, rolled back when it raises.
 
-    Bulk rows go into the same transaction through `bulk.insert(session, ...)`.
+    Bulk rows go into the same transaction through `bulk.insert(session, ...)`. If `check` and the views in the file are
+    not this program's, they are made anew first.
 
     Raises:
         The errors of `reading`, and DiskFull if the disk fills up before the commit.
@@ -243,12 +248,17 @@ def _writing(path: Path, check: bool) -> Iterator[Session]:
             except (duckdb.Error, DBAPIError) as error:
                 pause = _wait_or_raise(path, _cause(error), started, wait_seconds(WRITE_WAIT_S), pause)
         with connection, Session(bind=connection, expire_on_commit=False) as session:
+            raw = connection.exec_driver_sql
             if check:
-                raw = connection.exec_driver_sql
                 check_revision(path, _fetch_revision(path, lambda q: raw(q).fetchall()))
-                # Ends the transaction of the check; else the session would join it and not commit.
-                connection.rollback()
             try:
+                if check:
+                    from . import surface
+
+                    if not surface.is_current(raw(STORED).fetchall()):
+                        surface.install(raw)
+                    # Ends the transaction of the check; else the session would join it and not commit.
+                    connection.commit()
                 yield session
                 session.commit()
             except (duckdb.Error, DBAPIError) as error:

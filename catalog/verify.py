@@ -39,7 +39,7 @@ def verify(path: Path) -> list[Finding]:
     """
     import duckdb
 
-    findings = []
+    findings: list[Finding] = []
     with store.reading(path) as connection:
         try:
             findings += _references(connection)

@@ -22,6 +22,8 @@ from ..catalog.errors import (
     MigrationFailed,
     SignariumError,
 )
+from ..catalog.files import replacing
+from ..catalog.shadow import STORED
 
 SCRIPTS = Path(__file__).parent
 
@@ -55,15 +57,19 @@ def migrate(path: Path, revision: str = "head", scripts: Path = SCRIPTS) -> None
 def ensure(path: Path) -> bool:
     """Make a catalogue at head if there is none; whether one was made. The caller holds `store.job_lock`.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all. One that is there gets this program's views.
 
     Raises:
         InvalidInput, DiskFull: if it cannot be made there.
         The errors of `store.reading` for a file that is there.
     """
     try:
-        with store.reading(path):
-            return False
+        with store.reading(path) as connection:
+            current = surface.is_current(connection.execute(STORED).fetchall())
+        if not current:
+            with store.writing(path):
+                pass
+        return False
     except CatalogueMissing:
         pass
     fresh = store.sidecar(path, ".new")
@@ -72,9 +78,9 @@ def ensure(path: Path) -> bool:
         # DuckDB's message for a folder that is missing or may not be written to is not for users.
         os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT, 0o644))
         fresh.unlink()
-        migrate(fresh)
-        _settle(fresh)
-        os.replace(fresh, path.resolve())
+        with replacing(path.resolve(), fresh):
+            migrate(fresh)
+            _must_be_complete(fresh)
     except OSError as error:
         raise _cannot_write(path, error) from error
     except Exception as error:
@@ -118,15 +124,15 @@ def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
             needed, free = 2 * file.stat().st_size, shutil.disk_usage(file.parent).free
             if free < needed:
                 raise DiskFull(path, needed, free)
-            # Under the read lock no writer changes the file while it is copied.
-            with store.reading(path, check=False):
-                shutil.copy2(file, copy)
-            migrate(copy, scripts=scripts)
-            _settle(copy)
-            if _revision(copy) != known[-1]:
-                raise MigrationFailed(path, "the copy is not at the newest schema afterwards")
-            _keep(file, backup)
-            os.replace(copy, file)
+            with replacing(file, copy):
+                # Under the read lock no writer changes the file while it is copied.
+                with store.reading(path, check=False):
+                    shutil.copy2(file, copy)
+                migrate(copy, scripts=scripts)
+                _must_be_complete(copy)
+                if _revision(copy) != known[-1]:
+                    raise MigrationFailed(path, "the copy is not at the newest schema afterwards")
+                _keep(file, backup)
         except SignariumError:
             raise
         except OSError as error:
@@ -145,26 +151,20 @@ def _revision(path: Path) -> str:
         return store.revision_of(path, connection)
 
 
-def _settle(path: Path) -> None:
-    """Before it takes a name that counts: the file is complete without a log, and on the disk."""
+def _must_be_complete(path: Path) -> None:
+    """Before it takes a name that counts: the file is whole without a log, which a full disk can leave."""
     if store.sidecar(path, ".wal").exists():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def _keep(file: Path, backup: Path) -> None:
     """A second name for the file as it is: what comes next replaces it and does not write to it."""
-    temporary = store.sidecar(file, ".keeping")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(file, temporary)
-    except OSError:
-        # Some file systems have no hard links.
-        shutil.copy2(file, temporary)
-    os.replace(temporary, backup)
-    # If the backup was this very file under its second name already, the system leaves both names.
-    temporary.unlink(missing_ok=True)
+    with replacing(backup, store.sidecar(file, ".keeping"), sync=False) as temporary:
+        try:
+            os.link(file, temporary)
+        except OSError:
+            # Some file systems have no hard links.
+            shutil.copy2(file, temporary)
 
 
 def _cannot_write(path: Path, error: OSError) -> SignariumError:

@@ -59,9 +59,9 @@ def register(part: Part) -> None:
     if part.name in {one.name for one in PARTS}:
         raise ValueError(f"there is a part {part.name!r} already")
     known = {*tables(), *views()}
-    for one in (*part.tables, *part.views):
-        if one.name in known:
-            raise ValueError(f"there is a table or view {one.name!r} already")
+    for name in (*(table.name for table in part.tables), *(view.name for view in part.views)):
+        if name in known:
+            raise ValueError(f"there is a table or view {name!r} already")
     PARTS.append(part)
     try:
         for made in part.tables:

@@ -37,7 +37,7 @@ def carried(
 
     `more` are further fields of the claim; its split is `held_out` unless they say otherwise.
     """
-    rest = {
+    rest: dict[str, Any] = {
         "split": "held_out",
         "point": "*",
         "centres": ("*",),

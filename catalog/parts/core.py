@@ -60,6 +60,7 @@ _TABLES = (
         key="tokenizer, token_id",
         tokenizer=VARCHAR, token_id=INTEGER, token=VARCHAR,
     ),
+    table("surface", "Which views and macros are in the file: one row (`surface.py`).", "surfaces", hash=VARCHAR),
     table(
         "index_part", "A FAISS file that was built over the first `n` items of a code set (the file itself may be gone).",
         "index records", "index record",

@@ -157,7 +157,7 @@ SELECT top.feature_id, top.rank, top.state_id, top.document_id, top.position, t.
 FROM top LEFT JOIN around USING (feature_id, state_id)
 LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top.token_id""",
         # The view reads the text around each of them.
-        count="SELECT coalesce(sum(least(n, 20)), 0)::BIGINT FROM (SELECT count(*) AS n FROM feature_state_row GROUP BY feature_id)",
+        total="SELECT coalesce(sum(least(n, 20)), 0)::BIGINT FROM (SELECT count(*) AS n FROM feature_state_row GROUP BY feature_id)",
     ),
 )
 

@@ -20,7 +20,7 @@ _VIEWS = (
   (c.item & {(1 << NEURON_BITS) - 1})::INTEGER AS neuron, c.norm, c.code
 {FROM_CODES}
 WHERE cs.subject = 'neuron'""",
-        count=count_codes("neuron"),
+        total=count_codes("neuron"),
     ),
     View(
         "unembedding",
@@ -30,7 +30,7 @@ WHERE cs.subject = 'neuron'""",
 {FROM_CODES}
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = c.item
 WHERE cs.subject = 'unembedding'""",
-        count=count_codes("unembedding"),
+        total=count_codes("unembedding"),
     ),
 )
 

@@ -53,7 +53,7 @@ _VIEWS = (
 FROM projection_row x JOIN site s USING (site_id) JOIN model m USING (model_id)
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.token_id""",
         # A few million.
-        count="SELECT count(*) FROM projection_row",
+        total="SELECT count(*) FROM projection_row",
     ),
 )
 

@@ -25,7 +25,7 @@ _VIEWS = (
 JOIN state_row w ON w.state_id = c.item
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = w.token_id
 WHERE cs.subject = 'state'""",
-        count=count_codes("state"),
+        total=count_codes("state"),
     ),
 )
 

@@ -65,14 +65,14 @@ _VIEWS = (
         "One row a vocabulary token alone (one position), per site, centre and basis.",
         _TYPES,
         _types("type"),
-        count=count_codes("type"),
+        total=count_codes("type"),
     ),
     View(
         "types_bos",
         "The same with the BOS token in front (`ingest --bos`); the centre is still that of the types alone.",
         _TYPES,
         _types("type_bos"),
-        count=count_codes("type_bos"),
+        total=count_codes("type_bos"),
     ),
     View(
         "dimensions",

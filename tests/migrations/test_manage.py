@@ -42,6 +42,8 @@ def upgrade():
     {{more}}
 """
 
+BACKUP = f"c.duckdb.{revisions.HEAD}.bak"
+
 
 def scripts(folder: Path, more: str = "pass") -> Path:
     """The migrations with one later revision."""
@@ -128,8 +130,8 @@ def test_upgrade_keeps_rows_and_a_backup(filled: small.Small, tmp_path: Path) ->
     path = filled.path
     before, old = counts(path), path.read_bytes()
     backup = manage.upgrade(path, scripts(tmp_path))
-    assert backup == path.with_name("c.duckdb.0004.bak")
-    assert names(path) == ["c.duckdb", "c.duckdb.0004.bak"]
+    assert backup == path.with_name(BACKUP)
+    assert names(path) == ["c.duckdb", BACKUP]
     assert revision(path) == "later"
     assert counts(path) == before
     with store.reading(path, check=False) as connection:
@@ -141,7 +143,7 @@ def test_upgrade_keeps_rows_and_a_backup(filled: small.Small, tmp_path: Path) ->
     # Again: nothing to do.
     new = path.read_bytes()
     assert manage.upgrade(path, tmp_path / "scripts") is None
-    assert (path.read_bytes(), names(path)) == (new, ["c.duckdb", "c.duckdb.0004.bak"])
+    assert (path.read_bytes(), names(path)) == (new, ["c.duckdb", BACKUP])
 
 
 def test_upgrade_of_one_that_is_up_to_date(filled: small.Small) -> None:
@@ -211,7 +213,7 @@ def test_what_stands_in_the_log_is_upgraded_too(filled: small.Small, tmp_path: P
     backup = manage.upgrade(filled.path, scripts(tmp_path))
     assert backup is not None
     assert counts(filled.path)["index_part"] == counts(backup)["index_part"] == 1
-    assert names(filled.path) == ["c.duckdb", "c.duckdb.0004.bak"]
+    assert names(filled.path) == ["c.duckdb", BACKUP]
 
 
 def test_a_link_stays_a_link(filled: small.Small, tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_kill_at_each_step_of_the_exchange(
     assert (revision(path), counts(path)) == (revisions.HEAD, rows)
     manage.upgrade(path, made)
     assert (revision(path), counts(path)) == ("later", rows)
-    assert names(path) == ["c.duckdb", "c.duckdb.0004.bak"]
+    assert names(path) == ["c.duckdb", BACKUP]
 
 
 # ---- making one ---------------------------------------------------------------------------------
