@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .ingest.encode import EncodedText, TextEncoder
     from .ingest.flips.run import FlipReport
     from .ingest.progress import Progress
-    from .ingest.rotations.run import AlignReport
+    from .ingest.rotations.report import AlignReport
     from .ingest.saes.add import SaeReport
     from .ingest.saes.train import TrainReport
     from .queries.features.card import FeatureCard
@@ -353,18 +353,10 @@ class Catalogue:
 
         with store.reading(self.path) as connection:
             one = find_one(connection, str(feature), model, site, centre)
+        from .ingest.flips.request import FlipRequest
         from .ingest.flips.run import flip
 
-        return flip(
-            self.path,
-            one.feature_id,
-            text=text,
-            windows=windows,
-            context=context,
-            device=device,
-            seed=seed,
-            progress=progress,
-        )
+        return flip(self.path, FlipRequest(one.feature_id, text, windows, context, device, seed), progress)
 
     def align(
         self,
@@ -393,22 +385,13 @@ class Catalogue:
         Raises:
             SignariumError: one of its subclasses, for anything that the caller can mend.
         """
+        from .ingest.rotations.request import AlignRequest
         from .ingest.rotations.run import align
 
-        return align(
-            self.path,
-            model_a,
-            model_b,
-            text=text,
-            sites=sites,
-            max_tokens=max_tokens,
-            context=context,
-            output=output,
-            steer=steer,
-            device=device,
-            seed=seed,
-            progress=progress,
+        request = AlignRequest(
+            model_a, model_b, text, sites, max_tokens, context, output, steer, device, seed
         )
+        return align(self.path, request, progress)
 
     def rotations(self, model: str | None = None, *, run_id: str | None = None) -> pa.Table:
         """The view `rotations` without its matrices, by models and site; of one model on either side if given.
@@ -470,23 +453,12 @@ class Catalogue:
         Raises:
             SignariumError: one of its subclasses, for anything that the caller can mend.
         """
+        from .ingest.saes.request import SaeTrainRequest, Settings
         from .ingest.saes.train import train_sae
 
-        return train_sae(
-            self.path,
-            model,
-            site,
-            text=text,
-            output=Path(output),
-            seed=seed,
-            expansion=expansion,
-            steps=steps,
-            l1=l1,
-            max_tokens=max_tokens,
-            context=context,
-            device=device,
-            progress=progress,
-        )
+        settings = Settings(expansion, steps, l1, seed)
+        request = SaeTrainRequest(model, site, text, Path(output), settings, max_tokens, context, device)
+        return train_sae(self.path, request, progress)
 
     def add_sae(
         self,
@@ -506,8 +478,9 @@ class Catalogue:
             SignariumError: one of its subclasses, for anything that the caller can mend.
         """
         from .ingest.saes.add import add_sae
+        from .ingest.saes.request import SaeAddRequest
 
-        return add_sae(self.path, model, site, Path(file), name=name, progress=progress)
+        return add_sae(self.path, SaeAddRequest(model, site, Path(file), name), progress)
 
     def saes(self, model: str | None = None) -> pa.Table:
         """The view `saes`, by model, site and name."""

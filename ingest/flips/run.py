@@ -18,21 +18,23 @@ from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
-from ...catalog.errors import InvalidInput
+from ...catalog.errors import InvalidInput, option
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
-from ..journal import RunSpec, SetSpec, Units, run_units
+from ..job import run_once
+from ..journal import RunSpec, SetSpec, Units, add_site, n_committed, run_units
 from ..known import model_row
 from ..model.sites import Site
 from ..passes import inject
 from ..progress import Progress, Silent
 from ..stats.outcome import Outcome
-from ..text import windows as texts
+from ..text.sources import TextFile, find_texts, identity
 from ..words import directions as words
 from .arms import ARMS, DOSES, ROTATION, norm_of
 from .figures import feature_figures, site_figures
 from .fit import Fitted, fit_arms
 from .passes import Passes
+from .request import FlipRequest
 from .tokens import Feature, Windows, choose_windows, disjoint_from, read_feature
 
 if TYPE_CHECKING:
@@ -56,24 +58,13 @@ class FlipReport:
     seconds: float = 0.0
 
 
-def flip(
-    path: Path,
-    feature_id: int,
-    *,
-    text: str | Path | Sequence[str | Path],
-    windows: int = 32,
-    context: int = 128,
-    device: str = "auto",
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> FlipReport:
-    """Flip the signs of a feature in the residual stream over `text`, and store what that does to the logits.
+def flip(path: Path, request: FlipRequest, progress: Progress | None = None) -> FlipReport:
+    """Flip the signs of a feature in the residual stream over a text, and store what that does to the logits.
 
-    Every arm (`arms.ARMS`) changes the state at the feature's site at all positions of up to `windows` windows of
-    `context` tokens; at two later sites the same pattern is flipped. Measured are, at up to 16 positions a window, the
-    mean change of the logits of the feature's own tokens and of other tokens of like frequency, and the divergence of
-    the next-token distribution. Logits are those of `inject.Readout`. The same call again does nothing, and one that
-    was cut short is gone on with.
+    Every arm (`arms.ARMS`) changes the state at the feature's site at all positions of the windows; at two later sites
+    the same pattern is flipped. Measured are, at up to 16 positions a window, the mean change of the logits of the
+    feature's own tokens and of other tokens of like frequency, and the divergence of the next-token distribution. Logits
+    are those of `inject.Readout`. The same call again does nothing, and one that was cut short is gone on with.
 
     Raises:
         InvalidInput, NotFound: for a feature that is not there or at a site that no block writes to, and for a text
@@ -83,104 +74,86 @@ def flip(
     """
     begun = time.perf_counter()
     path, progress = Path(path), progress or Silent()
-    if windows < 1 or context < 2:
-        raise InvalidInput("--windows must be positive, and --context at least 2")
-    feature = read_feature(path, feature_id)
-    files = texts.find_texts([text] if isinstance(text, str | Path) else list(text))
-    # What a file says depends on its ending, as for ingest.
-    kinds = [one.path.suffix.lower() for one in files]
-    read = [
-        [one.sha256, kind if kind in (".jsonl", ".parquet") else "text"]
-        for one, kind in zip(files, kinds, strict=True)
-    ]
-    key = {"windows": windows, "context": context, "seed": seed, "version": VERSION}
-    run_id = short_id("run", feature.model_id, "flip", feature_id, read, key)
-    report = FlipReport(run_id, feature_id, feature.model)
-    with store.job_lock(path):
-        if _finished(path, run_id):
-            report.already = True
-        else:
-            job = _prepare(path, run_id, feature, files, windows, context, device, seed, progress)
-            report.notes += job.notes
-            job.run(progress)
-    report.seconds = time.perf_counter() - begun
-    return report
+    feature = read_feature(path, request.feature_id)
+    done = run_once(path, FlipJob(path, request, feature, find_texts(request.text)), progress)
+    seconds = time.perf_counter() - begun
+    return FlipReport(done.runs[0], feature.feature_id, feature.model, not done.changed, done.notes, seconds)
 
 
-def _finished(path: Path, run_id: str) -> bool:
-    with store.reading(path) as connection:
-        row = connection.execute(
-            "SELECT finished_at IS NOT NULL FROM run WHERE run_id = ?", [run_id]
-        ).fetchone()
-    return bool(row and row[0])
+@dataclass(frozen=True)
+class FlipJob:
+    """See `job.Job`."""
 
+    path: Path
+    request: FlipRequest
+    feature: Feature
+    files: Sequence[TextFile]
 
-def _prepare(
-    path: Path,
-    run_id: str,
-    feature: Feature,
-    files: Sequence[texts.TextFile],
-    n_windows: int,
-    context: int,
-    device: str,
-    seed: int,
-    progress: Progress,
-) -> _Job:
-    """Load the model, choose what is measured, and make the arms."""
-    progress.loading(f"loading {feature.model}")
-    model = reload(path, feature.model, device)
-    if model.max_positions is not None and context > model.max_positions:
-        raise InvalidInput(
-            f"a context of {context} is more than the {model.max_positions} positions of {model.name}",
-            f"pass --context {model.max_positions}",
+    def identify(self, _: Progress) -> str:
+        """From the feature, the text and the request."""
+        request, feature = self.request, self.feature
+        key = {
+            "windows": request.windows,
+            "context": request.context,
+            "seed": request.seed,
+            "version": VERSION,
+        }
+        return short_id("run", feature.model_id, "flip", feature.feature_id, identity(self.files), key)
+
+    def run(self, run_id: str, progress: Progress) -> list[str]:
+        """Load the model, choose what is measured, make the arms, and run what is missing."""
+        request, feature = self.request, self.feature
+        progress.loading(f"loading {feature.model}")
+        model = reload(self.path, feature.model, request.device)
+        if model.max_positions is not None and request.context > model.max_positions:
+            raise InvalidInput(
+                f"a context of {request.context} is more than the {model.max_positions} positions of {model.name}",
+                f"pass {option('context', model.max_positions)}",
+            )
+        # Before minutes are spent: an encoder has none.
+        unembedding, bias = model.unembedding(), model.unembedding_bias()
+        progress.loading("reading the text")
+        chosen = choose_windows(
+            model, self.files, feature, request.windows, request.context, progress.counted
         )
-    # Before minutes are spent: an encoder has none.
-    unembedding, bias = model.unembedding(), model.unembedding_bias()
-    progress.loading("reading the text")
-    chosen = choose_windows(model, files, feature, n_windows, context, progress.counted)
-    progress.loading("running the model as it is")
-    layer = feature.site.layer
-    assert layer is not None
-    later = [Site("resid_post", one) for one in later_layers(layer, model.n_layers)]
-    inject.check(model, torch.from_numpy(chosen.scored[0])[None].to(model.device), [feature.site, *later])
-    fitted = fit_arms(
-        path,
-        model,
-        feature,
-        disjoint_from(path, feature, _begun_with(path, run_id)),
-        [feature.site, *later],
-        chosen,
-        seed,
-    )
-    notes = _notes(feature, chosen, fitted, model)
-    params = {
-        "sites": [feature.site.name, *(one.name for one in later)],
-        "feature": feature.feature_id,
-        "name": feature.name,
-        "windows": n_windows,
-        "context": context,
-        "seed": seed,
-        "about": "zero" if feature.centre == "zero" else "text mean",
-        "doses": list(DOSES),
-        "basis": f"haar:{ROTATION}",
-        "own_tokens": len(feature.tokens),
-        "other_tokens": len(fitted.other_tokens),
-        "scored_windows": len(chosen.scored),
-        "scored_windows_with_own_tokens": chosen.with_own,
-        "fit_windows": len(chosen.fit),
-        "fit_on": "other windows" if chosen.apart else "the same windows",
-        "fit_own_positions": fitted.n_own,
-        "disjoint_feature": fitted.disjoint_feature,
-        "texts": len(files),
-    }
-    sets: tuple[SetSpec, ...] = ()
-    if fitted.direction is not None:
-        ident = int_id("code_set", run_id, feature.site.name, "direction", "zero", "standard")
-        sets = (SetSpec(ident, feature.site, feature.site_id, "direction", "zero", model.width),)
-    return _Job(
-        path, model, feature, fitted, RunSpec(run_id, "flip", params, sets), later, notes, seed,
-        Passes(model, chosen, fitted, [feature.site, *later], unembedding, bias), chosen.apart,
-    )  # fmt: skip
+        progress.loading("running the model as it is")
+        sites = [feature.site, *later_sites(feature.site, model.n_layers)]
+        inject.check(model, torch.from_numpy(chosen.scored[0])[None].to(model.device), sites)
+        other = disjoint_from(self.path, feature, _begun_with(self.path, run_id))
+        fitted = fit_arms(self.path, model, feature, other, sites, chosen, request.seed)
+        passes = Passes(model, chosen, fitted, sites, unembedding, bias)
+        spec = self._spec(run_id, sites, chosen, fitted)
+        _Run(self.path, spec, model, feature, fitted, passes, sites, request.seed, chosen.apart).run(progress)
+        return _notes(feature, chosen, fitted, model)
+
+    def _spec(self, run_id: str, sites: Sequence[Site], chosen: Windows, fitted: Fitted) -> RunSpec:
+        request, feature = self.request, self.feature
+        params = {
+            "sites": [one.name for one in sites],
+            "feature": feature.feature_id,
+            "name": feature.name,
+            "windows": request.windows,
+            "context": request.context,
+            "seed": request.seed,
+            "about": "zero" if feature.centre == "zero" else "text mean",
+            "doses": list(DOSES),
+            "basis": f"haar:{ROTATION}",
+            "own_tokens": len(feature.tokens),
+            "other_tokens": len(fitted.other_tokens),
+            "scored_windows": len(chosen.scored),
+            "scored_windows_with_own_tokens": chosen.with_own,
+            "fit_windows": len(chosen.fit),
+            "fit_on": "other windows" if chosen.apart else "the same windows",
+            "fit_own_positions": fitted.n_own,
+            "disjoint_feature": fitted.disjoint_feature,
+            "texts": len(self.files),
+        }
+        sets: tuple[SetSpec, ...] = ()
+        if fitted.direction is not None:
+            ident = int_id("code_set", run_id, feature.site.name, "direction", "zero", "standard")
+            width = len(fitted.direction)
+            sets = (SetSpec(ident, feature.site, feature.site_id, "direction", "zero", width),)
+        return RunSpec(run_id, "flip", params, sets)
 
 
 def _begun_with(path: Path, run_id: str) -> int | None:
@@ -189,6 +162,12 @@ def _begun_with(path: Path, run_id: str) -> int | None:
         row = connection.execute("SELECT params FROM run WHERE run_id = ?", [run_id]).fetchone()
     found = json.loads(row[0]).get("disjoint_feature") if row else None
     return int(found) if found is not None else None
+
+
+def later_sites(site: Site, n_layers: int) -> list[Site]:
+    """Up to `LATER` sites of the residual stream after `site`, evenly spaced, the last one among them."""
+    assert site.layer is not None
+    return [Site("resid_post", layer) for layer in later_layers(site.layer, n_layers)]
 
 
 def later_layers(layer: int, n_layers: int) -> list[int]:
@@ -229,25 +208,22 @@ class _Row:
     at_norm: str
 
 
-class _Job:
-    """A run: its units in order, the rows and figures of each."""
+@dataclass(eq=False)
+class _Run:
+    """A run: its units in order, the rows and figures of each. `sites` are the feature's own and later ones; `apart` says
+    that the difference of means was fitted on other windows."""
 
-    def __init__(
-        self,
-        path: Path,
-        model: LoadedModel,
-        feature: Feature,
-        fitted: Fitted,
-        spec: RunSpec,
-        later: Sequence[Site],
-        notes: list[str],
-        seed: int,
-        passes: Passes,
-        apart: bool,
-    ) -> None:
-        self.apart = apart
-        self.path, self.model, self.feature, self.fitted, self.spec = path, model, feature, fitted, spec
-        self.later, self.notes, self.seed, self.passes = later, notes, seed, passes
+    path: Path
+    spec: RunSpec
+    model: LoadedModel
+    feature: Feature
+    fitted: Fitted
+    passes: Passes
+    sites: Sequence[Site]
+    seed: int
+    apart: bool
+
+    def __post_init__(self) -> None:
         self.units = self._units()
         self._known: dict[tuple[object, ...], Outcome] = {}
 
@@ -259,7 +235,7 @@ class _Job:
         rows += [_Row(own, arm, dose, "away") for arm in ("rotated", "mean_difference") for dose in DOSES]
         headline = [_Row(own, arm, 1.0, "own" if arm == "away" else "away") for arm in ARMS]
         units = [list(some) for _, some in groupby(rows, lambda row: (row.arm, row.at_norm))]
-        for site in self.later:
+        for site in self.sites[1:]:
             units.append([_Row(site, arm, 1.0, "own" if arm == "away" else "away")
                           for arm in ("away", "random", "rotated", "mean_difference")])  # fmt: skip
         units = [[row for row in unit if row not in headline] for unit in units] + [headline]
@@ -271,12 +247,9 @@ class _Job:
 
     def run(self, progress: Progress) -> None:
         """Run what is missing."""
-        with store.reading(self.path) as connection:
-            (done,) = connection.execute(
-                "SELECT coalesce(max(start + n), 0) FROM shard WHERE run_id = ?", [self.spec.run_id]
-            ).fetchall()[0]
+        done = n_committed(self.path, self.spec.run_id)
         # Interventions that change states alike are one pass.
-        passes = {self._key(row) for unit in self.units[int(done) :] for row in unit}
+        passes = {self._key(row) for unit in self.units[done:] for row in unit}
         # A run's shards say how many codes it has: one, the direction's, with the last.
         sizes = [0] * (len(self.units) - 1) + [len(self.spec.sets)]
         compute = partial(self._compute, computed=progress.computed)
@@ -309,23 +282,17 @@ class _Job:
 
     # ---- rows ----
 
-    def _site_id(self, site: Site) -> str:
-        return f"{self.feature.model_id}/{site}"
-
     def _insert(self, session: Session, outcomes: dict[_Row, Outcome]) -> None:
-        for site in dict.fromkeys(row.site for row in outcomes):
-            if session.get(schema.Site, self._site_id(site)) is None:
-                session.add(
-                    schema.Site(
-                        site_id=self._site_id(site), model_id=self.feature.model_id, name=site.name, point=site.point,
-                        layer=site.layer, width=self.model.width,
-                    )
-                )  # fmt: skip
+        model_id = self.feature.model_id
+        ids = {
+            site: add_site(session, model_id, site, self.model.width)
+            for site in dict.fromkeys(row.site for row in outcomes)
+        }
         n = len(outcomes)
         columns: dict[str, Any] = {
             "run_id": [self.spec.run_id] * n,
             "feature_id": np.full(n, self.feature.feature_id, np.int64),
-            "site_id": [self._site_id(row.site) for row in outcomes],
+            "site_id": [ids[row.site] for row in outcomes],
             "arm": [row.arm for row in outcomes],
             "dose": [row.dose for row in outcomes],
             "at_norm": [row.at_norm for row in outcomes],

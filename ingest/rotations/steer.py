@@ -7,7 +7,7 @@ the other model's own, and what is measured is the logits that the direction is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -76,15 +76,8 @@ class Steered:
     windows: Ids = field(repr=False)
 
 
-def n_passes(contrasts: Sequence[Contrast]) -> int:
-    """How many passes `steer` reports."""
-    return len(contrasts) * len(ARMS) * len(DOSES)
-
-
 def steer(
-    model_a: LoadedModel,
-    model_b: LoadedModel,
-    site: Site,
+    streams: tuple[Stream, Stream],
     rotation: Rotation[Tensor],
     paired: Paired,
     windows: Sequence[Ids],
@@ -92,9 +85,9 @@ def steer(
     *,
     seed: int,
     max_windows: int | None = None,
-    computed: Callable[[int], None] | None = None,
 ) -> tuple[list[Steered], list[str]]:
-    """Every arm at every dose of every contrast at `site`, whose states `paired` holds; and notes.
+    """Every arm at every dose of every contrast; and notes. `streams` are those of A and B at the site whose states
+    `paired` holds.
 
     `windows[paired.documents[r]][paired.positions[r]]` is the token of row r. Directions are fitted on the rows that fit.
     Effects are read in the first `CUT` tokens of up to `max_windows` windows that hold rows to measure at, evenly spaced,
@@ -107,23 +100,21 @@ def steer(
     to them. (The paper adds at every position.)
 
     Raises:
-        SiteError: if states at `site` cannot be changed, or later blocks read more than the residual stream.
+        SiteError: if later blocks read more than the residual stream.
         InvalidInput: if `paired` or `rotation` is not of the models' width.
         ModelError: if a model lacks a head.
     """
-    for model in (model_a, model_b):
-        if not model.width == paired.width == len(rotation.matrix):
-            what = f"states of width {paired.width} and a rotation of {len(rotation.matrix)}"
+    models = [stream.model for stream in streams]
+    for model in models:
+        if not model.width == paired.width == rotation.width:
+            what = f"states of width {paired.width} and a rotation of {rotation.width}"
             raise InvalidInput(f"{what} are not of {model.name}, which is {model.width} wide")
-    streams = Stream(model_a, site), Stream(model_b, site)
     found, notes = list[Steered](), list[str]()
-    report = computed or (lambda _: None)
-    most = max_windows or _most_windows(model_a, model_b)
+    most = max_windows or _most_windows(*models)
     for contrast, (in_a, in_b) in zip(contrasts, differences(paired, contrasts), strict=True):
         places = places_of(contrast, paired, CUT, most, POSITIONS)
         if problem := _problem(places, in_a, in_b):
             notes.append(f"no steering by {contrast.name}: {problem}")
-            report(len(ARMS) * len(DOSES))
             continue
         readers = [Reader(stream, contrast, windows, places) for stream in streams]
         carried = rotation.direction_to_b(in_a.to(rotation.matrix)).to(in_a)
@@ -144,7 +135,6 @@ def steer(
                 key = (reader.stream.model, delta.numpy().tobytes())
                 if key not in known:
                     known[key] = reader.read(delta)
-                report(1)
                 found.append(_steered(contrast, arm, dose, known[key], np.array(list(places), np.int64)))
     return found, notes
 

@@ -14,13 +14,15 @@ from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
-from ...catalog.errors import InvalidInput, NotFound, RunConflict, SignariumError, SiteError
+from ...catalog.errors import InvalidInput, NotFound, RunConflict, SignariumError, SiteError, option
 from ...catalog.ids import int_id, sae_item, short_id
+from ..job import run_once
 from ..journal import RunSpec, SetSpec, Units, now, run_units
 from ..model.sites import Site
 from ..model.weights import hash_file
 from ..progress import Progress, Silent
 from .dictionary import Dictionary, load
+from .request import SaeAddRequest
 
 _SAME = ("st_ino", "st_size", "st_mtime_ns")
 VERSION = 1
@@ -42,21 +44,13 @@ class SaeReport:
     seconds: float = 0.0
 
 
-def add_sae(
-    path: Path,
-    model: str,
-    site: str,
-    file: Path,
-    *,
-    name: str | None = None,
-    progress: Progress | None = None,
-) -> SaeReport:
-    """Import the dictionary in `file` (see `dictionary.load`) as one of the model called `model` at `site`.
+def add_sae(path: Path, request: SaeAddRequest, progress: Progress | None = None) -> SaeReport:
+    """Import the dictionary in a file (see `dictionary.load`) as one of a model at a site.
 
     Its decoder rows become a code set of subject `direction`, centre zero: `sae_item(sae_id, j)` is the sign code of row
-    j, with its norm. The file stays where it is. `name` is the file's own without its ending unless it is given. The
-    same file again does nothing, and an import that was cut short is gone on with. The model need not be at hand; a site
-    that the catalogue has nothing of yet can be `resid_post` of any block.
+    j, with its norm. The file stays where it is. The same file again does nothing, and an import that was cut short is
+    gone on with. The model need not be at hand; a site that the catalogue has nothing of yet can be `resid_post` of any
+    block.
 
     Raises:
         NotFound: if there is no such model, or nothing is known of such a site of it.
@@ -64,30 +58,112 @@ def add_sae(
         RunConflict: if the name is taken by another file, or this file is in under another name.
     """
     begun = time.perf_counter()
-    path, file, progress = Path(path), Path(file).expanduser().absolute(), progress or Silent()
-    row = _model(path, model)
-    where = Site.from_name(site)
-    site_id, width = _find_site(path, row, where)
+    path, progress = Path(path), progress or Silent()
+    model, site, file = _model(path, request.model), Site.from_name(request.site), request.source
+    site_id, width = _find_site(path, model, site)
     progress.loading(f"reading {file.name}")
     sha256, dictionary = _read(file)
     if dictionary.width != width:
         raise InvalidInput(
-            f"{file} is of width {dictionary.width}, and {where} of {model} of width {width}",
+            f"{file} is of width {dictionary.width}, and {site} of {request.model} of width {width}",
             "pass the model and the site that it was trained on",
         )
-    sae_id = short_id("sae", sha256, row.model_id, where.name)
-    run_id = short_id("run", row.model_id, "sae", where.name, sha256, VERSION)
-    report = SaeReport(sae_id, run_id, name or file.stem, model, where.name, dictionary.n_features)
-    with store.job_lock(path):
-        there = _known(path, report, name)
-        if there is not None:
-            report.already, report.name = True, there
-            report.notes += _moved(path, sae_id, file)
-        else:
-            report.notes += _notes(dictionary, row, where, file)
-            _insert(path, row, where, site_id, file, sha256, dictionary, report, progress)
-    report.seconds = time.perf_counter() - begun
-    return report
+    job = _Job(path, request, model, site, site_id, sha256, dictionary)
+    done = run_once(path, job, progress)
+    return SaeReport(
+        job.sae_id, done.runs[0], job.name, request.model, site.name, dictionary.n_features, not done.changed,
+        job.moved + done.notes, time.perf_counter() - begun,
+    )  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Job:
+    """See `job.Job`."""
+
+    path: Path
+    request: SaeAddRequest
+    model: schema.Model
+    site: Site
+    site_id: str
+    sha256: str
+    dictionary: Dictionary
+
+    def __post_init__(self) -> None:
+        self.sae_id = short_id("sae", self.sha256, self.model.model_id, self.site.name)
+        self.name = self.request.name or self.request.source.stem
+        self.moved: list[str] = []
+
+    def identify(self, _: Progress) -> str:
+        """From the file, the model and the site. A dictionary that is there already keeps its name, and is read from this
+        file where the old one is gone."""
+        known = self._known()
+        if known is not None:
+            self.name = known
+            self.moved = _moved(self.path, self.sae_id, self.request.source)
+        return short_id("run", self.model.model_id, "sae", self.site.name, self.sha256, VERSION)
+
+    def _known(self) -> str | None:
+        """The name under which this dictionary is in the catalogue; None if it is not, or not whole.
+
+        Raises:
+            RunConflict: if it is in under another name, or the name belongs to another dictionary.
+        """
+        with store.reading(self.path) as connection:
+            here = connection.execute(
+                "SELECT x.name, r.finished_at IS NOT NULL FROM sae x JOIN run r USING (run_id) WHERE sae_id = ?",
+                [self.sae_id],
+            ).fetchone()
+            namesake = connection.execute(
+                "SELECT x.source FROM sae x JOIN model m USING (model_id) WHERE m.name = ? AND x.name = ? AND sae_id <> ?",
+                [self.request.model, self.name, self.sae_id],
+            ).fetchone()
+        if here is not None:
+            if self.request.name is not None and here[0] != self.request.name:
+                raise RunConflict(
+                    f"this dictionary is already in the catalogue as {here[0]!r}",
+                    f"leave {option('name')} out",
+                )
+            return str(here[0]) if here[1] else None
+        if namesake is not None:
+            raise RunConflict(
+                f"the name {self.name!r} belongs to another dictionary of {self.request.model} ({namesake[0]})",
+                f"pass another {option('name')}",
+            )
+        return None
+
+    def run(self, run_id: str, progress: Progress) -> list[str]:
+        """Insert the row and the codes."""
+        dictionary, site, file = self.dictionary, self.site, self.request.source
+        ident = int_id("code_set", run_id, site.name, "direction", "zero", "standard")
+        spec = RunSpec(
+            run_id,
+            "sae",
+            {"sites": [site.name], "name": self.name, "sae": self.sae_id, "sha256": self.sha256},
+            (SetSpec(ident, site, self.site_id, "direction", "zero", dictionary.width),),
+        )
+        row: dict[str, Any] = {
+            "sae_id": self.sae_id, "model_id": self.model.model_id, "site_id": self.site_id, "run_id": run_id,
+            "name": self.name, "source": str(file), "sha256": self.sha256, "n_features": dictionary.n_features,
+            "seed": dictionary.seed, "params": _stored(dictionary),
+        }  # fmt: skip
+
+        def compute(_: int) -> Callable[[Session], None]:
+            rows = dictionary.w_dec.numpy()
+            items = sae_item(self.sae_id, 0) + np.arange(len(rows), dtype=np.int64)
+            norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
+            part = bulk.code_columns(ident, items, norms, pack(rows))
+
+            def write(session: Session) -> None:
+                session.add(schema.Sae(**row, added_at=now()))
+                bulk.insert_codes(session, [part])
+
+            return write
+
+        # One shard: a dictionary's codes are a thirty-second of what was just read.
+        units = Units(spec, compute, 1, "features", [dictionary.n_features])
+        notes = _notes(dictionary, self.model, site, file)
+        run_units(self.path, self.model, "cpu", units, progress)
+        return notes
 
 
 def _model(path: Path, name: str) -> schema.Model:
@@ -140,31 +216,6 @@ def _read(file: Path) -> tuple[str, Dictionary]:
     return sha256, dictionary
 
 
-def _known(path: Path, report: SaeReport, name: str | None) -> str | None:
-    """The name under which this dictionary is in the catalogue; None if it is not."""
-    with store.reading(path) as connection:
-        here = connection.execute(
-            "SELECT x.name, r.finished_at IS NOT NULL FROM sae x JOIN run r USING (run_id) WHERE sae_id = ?",
-            [report.sae_id],
-        ).fetchone()
-        namesake = connection.execute(
-            "SELECT x.source FROM sae x JOIN model m USING (model_id) WHERE m.name = ? AND x.name = ? AND sae_id <> ?",
-            [report.model, report.name, report.sae_id],
-        ).fetchone()
-    if here is not None:
-        if name is not None and here[0] != name:
-            raise RunConflict(
-                f"this dictionary is already in the catalogue as {here[0]!r}", "leave --name out"
-            )
-        return str(here[0]) if here[1] else None
-    if namesake is not None:
-        raise RunConflict(
-            f"the name {report.name!r} belongs to another dictionary of {report.model} ({namesake[0]})",
-            "pass another --name",
-        )
-    return None
-
-
 def _moved(path: Path, sae_id: str, file: Path) -> list[str]:
     """Where a dictionary that is no longer where it was is looked for from now on."""
     with store.reading(path) as connection:
@@ -187,47 +238,6 @@ def _notes(dictionary: Dictionary, model: schema.Model, site: Site, file: Path) 
     if trained_on != (model.model_id, site.name):
         notes.append(f"{file.name} says that it was trained on {said.get('model', '?')} at {trained_on[1]}")
     return notes
-
-
-def _insert(
-    path: Path,
-    model: schema.Model,
-    site: Site,
-    site_id: str,
-    file: Path,
-    sha256: str,
-    dictionary: Dictionary,
-    report: SaeReport,
-    progress: Progress,
-) -> None:
-    ident = int_id("code_set", report.run_id, site.name, "direction", "zero", "standard")
-    spec = RunSpec(
-        report.run_id,
-        "sae",
-        {"sites": [site.name], "name": report.name, "sae": report.sae_id, "sha256": sha256},
-        (SetSpec(ident, site, site_id, "direction", "zero", dictionary.width),),
-    )
-    row: dict[str, Any] = {
-        "sae_id": report.sae_id, "model_id": model.model_id, "site_id": site_id, "run_id": report.run_id,
-        "name": report.name, "source": str(file), "sha256": sha256, "n_features": dictionary.n_features,
-        "seed": dictionary.seed, "params": _stored(dictionary),
-    }  # fmt: skip
-
-    def compute(_: int) -> Callable[[Session], None]:
-        rows = dictionary.w_dec.numpy()
-        items = sae_item(report.sae_id, 0) + np.arange(len(rows), dtype=np.int64)
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1).astype(np.float32)
-        part = bulk.code_columns(ident, items, norms, pack(rows))
-
-        def write(session: Session) -> None:
-            session.add(schema.Sae(**row, added_at=now()))
-            bulk.insert_codes(session, [part])
-
-        return write
-
-    # One shard: a dictionary's codes are a thirty-second of what was just read.
-    units = Units(spec, compute, 1, "features", [dictionary.n_features])
-    run_units(path, model, "cpu", units, progress)
 
 
 def _stored(dictionary: Dictionary) -> str:

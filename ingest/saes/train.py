@@ -6,26 +6,29 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...catalog import store
-from ...catalog.errors import InvalidInput, NotFound
+from ...catalog.errors import InvalidInput, NotFound, option
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
 from ..model.sites import Site
 from ..passes import gather
 from ..progress import Progress, Silent
-from ..text import windows as texts
+from ..text.sources import TextFile, find_texts, identity
 from .dictionary import APPLY, Dictionary, load, save
+from .request import SaeTrainRequest, Settings, check_seed
+
+if TYPE_CHECKING:
+    from ..model.loaded import LoadedModel
 
 RECIPE = "relu-l1-unit-decoder 1"
 """Written into `params`: two dictionaries of one seed start from the same weights only if both say this."""
-BATCH, LR = 4096, 5e-4
 BLOCK_BYTES = 64 << 20
 """Of the activations of a block of rows in float32."""
 ASIDE = 0.2
@@ -39,7 +42,7 @@ SPLIT_SEED = 0
 
 def untrained(width: int, n_features: int, seed: int) -> Dictionary:
     """The weights that `train` starts from: W_enc ~ N(0, 1/width), W_dec random unit rows, no biases."""
-    _check_seed(seed)
+    check_seed(seed)
     drawn = torch.Generator().manual_seed(int_id("sae decoder", seed))
     w_dec = torch.randn(n_features, width, generator=drawn)
     drawn = torch.Generator().manual_seed(int_id("sae encoder", seed))
@@ -51,13 +54,7 @@ def untrained(width: int, n_features: int, seed: int) -> Dictionary:
 
 def train(
     states: Tensor,
-    *,
-    expansion: int = 8,
-    steps: int = 1500,
-    l1: float = 1e-3,
-    batch: int = BATCH,
-    lr: float = LR,
-    seed: int = 0,
+    settings: Settings,
     computed: Callable[[int], None] | None = None,
     device: torch.device | None = None,
 ) -> Dictionary:
@@ -66,33 +63,32 @@ def train(
     The recipe of "Polymorphism Is Rotation" (its code, `sae.py`; notes in arXiv 2605.24577, appendix): ReLU; loss =
     mean over entries of (x' - x)^2 + l1 * mean over rows of sum |f|; Adam; batches with replacement; of the gradient of
     a decoder row the component along it is removed, and rows are set to unit norm after each step, the norm folded
-    into the encoder. No dead feature is revived. `seed` decides weights and batches, so on one machine it decides the
+    into the encoder. No dead feature is revived. The seed decides weights and batches, so on one machine it decides the
     result. It runs on `device`, by default where the states are. `computed` is told of each step.
 
     Raises:
-        InvalidInput: if there are no states, some are not finite, a setting is out of range, or training diverges.
+        InvalidInput: if there are no states, some are not finite, or training diverges.
     """
     if states.ndim != 2 or not states.numel():
         raise InvalidInput(f"states of shape {tuple(states.shape)} train no dictionary", "pass some tokens")
-    _check_settings(seed, expansion, steps, l1, batch, lr)
     for some in row_blocks(len(states), states.shape[1]):
         if not torch.isfinite(states[some]).all():
             raise InvalidInput("hidden states hold NaN or infinity", "a dictionary needs finite values")
     n, width = states.shape
     device = device or states.device
-    start = untrained(width, expansion * width, seed).to(device)
-    drawn = torch.Generator().manual_seed(int_id("sae batches", seed))
+    start = untrained(width, settings.expansion * width, settings.seed).to(device)
+    drawn = torch.Generator().manual_seed(int_id("sae batches", settings.seed))
     with torch.enable_grad():
         w_enc, b_enc, w_dec, b_dec = (
             one.clone().requires_grad_() for one in (start.w_enc, start.b_enc, start.w_dec, start.b_dec)
         )
-        optimizer = torch.optim.Adam([w_enc, b_enc, w_dec, b_dec], lr=lr)
-        for _ in range(steps):
-            rows = torch.randint(n, (batch,), generator=drawn).to(states.device)
+        optimizer = torch.optim.Adam([w_enc, b_enc, w_dec, b_dec], lr=settings.lr)
+        for _ in range(settings.steps):
+            rows = torch.randint(n, (settings.batch,), generator=drawn).to(states.device)
             x = states[rows].to(device, torch.float32)
             f = torch.relu((x - b_dec) @ w_enc + b_enc)
             # f is never negative, so its sum is that of |f|.
-            loss = (f @ w_dec + b_dec - x).square().mean() + l1 * f.sum(1).mean()
+            loss = (f @ w_dec + b_dec - x).square().mean() + settings.l1 * f.sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -109,31 +105,10 @@ def train(
     if not all(torch.isfinite(one).all() for one in weights):
         raise InvalidInput("the training of the dictionary diverged", "pass a smaller lr")
     params = {
-        "recipe": RECIPE, "expansion": expansion, "steps": steps, "l1": l1, "batch": batch, "lr": lr, "tokens": n,
-        "optimizer": "adam", APPLY: True,
+        "recipe": RECIPE, "expansion": settings.expansion, "steps": settings.steps, "l1": settings.l1,
+        "batch": settings.batch, "lr": settings.lr, "tokens": n, "optimizer": "adam", APPLY: True,
     }  # fmt: skip
-    return Dictionary(weights[0], weights[1], weights[2], weights[3], seed, params)
-
-
-def _check_settings(seed: int, expansion: int, steps: int, l1: float, batch: int, lr: float) -> None:
-    _check_seed(seed)
-    # The upper ends catch typos before they fill the memory.
-    for name, value, most in (
-        ("expansion", expansion, 1024),
-        ("steps", steps, 1 << 31),
-        ("batch", batch, 1 << 24),
-    ):
-        if not 1 <= value <= most:
-            raise InvalidInput(f"{name} is {value}", f"it must be 1 to {most}")
-    if not (math.isfinite(l1) and l1 >= 0):
-        raise InvalidInput(f"l1 is {l1}", "it must be 0 or more")
-    if not (math.isfinite(lr) and lr > 0):
-        raise InvalidInput(f"lr is {lr}", "it must be more than 0")
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 1 << 63:
-        raise InvalidInput(f"the seed is {seed}", "it must be 0 or more, and below 2^63")
+    return Dictionary(weights[0], weights[1], weights[2], weights[3], settings.seed, params)
 
 
 def row_blocks(n: int, columns: int) -> Iterator[slice]:
@@ -201,96 +176,78 @@ class TrainReport:
     notes: list[str] = field(default_factory=list)
 
 
-def train_sae(
-    path: Path,
-    model: str,
-    site: str,
-    *,
-    text: str | Path | Sequence[str | Path],
-    output: Path,
-    seed: int = 0,
-    expansion: int = 8,
-    steps: int = 1500,
-    l1: float = 1e-3,
-    max_tokens: int | None = 65_536,
-    context: int = 256,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> TrainReport:
-    """Train a dictionary on what the model called `model` has at `site` over `text`, and write it to `output`.
+def train_sae(path: Path, request: SaeTrainRequest, progress: Progress | None = None) -> TrainReport:
+    """Train a dictionary on what a model has at a site over a text, and write it to a file.
 
     First positions are left out. A fifth of the documents is kept aside and scored on; which ones does not depend on
-    `seed`. The file is written at the end, all of it or nothing. A file that holds this very training is left as it is,
+    the seed. The file is written at the end, all of it or nothing. A file that holds this very training is left as it is,
     and its figures are returned; any other file at `output` is refused.
 
     Raises:
         NotFound: if there is no such model.
-        InvalidInput: if `output` cannot be written or holds something else, or a setting is out of range.
+        InvalidInput: if `output` cannot be written or holds something else.
         SiteError, ModelError, TextError: if the model lacks the site or is not at hand, or the text cannot be read.
     """
     begun = time.perf_counter()
-    path, output, progress = Path(path), Path(output), progress or Silent()
-    where = Site.from_name(site)
-    _check_settings(seed, expansion, steps, l1, BATCH, LR)
-    if max_tokens is not None and max_tokens < 1:
-        raise InvalidInput(f"a limit of {max_tokens} tokens leaves no text", "use --max-tokens 1 or more")
+    path, output, progress = Path(path), Path(request.output), progress or Silent()
+    settings, site = request.settings, Site.from_name(request.site)
     with store.reading(path) as connection:
         known = dict(connection.execute("SELECT name, model_id FROM model ORDER BY name").fetchall())
-    if model not in known:
-        raise NotFound("model", model, list(known))
-    files = texts.find_texts([text] if isinstance(text, str | Path) else list(text))
-    kinds = [one.path.suffix.lower() for one in files]
-    read = [
-        [one.sha256, kind if kind in (".jsonl", ".parquet") else "text"]
-        for one, kind in zip(files, kinds, strict=True)
-    ]
-    asked: dict[str, Any] = {
-        "model_id": known[model], "site": where.name, "texts": read, "context": context, "max_tokens": max_tokens,
-        "seed": seed, "expansion": expansion, "steps": steps, "l1": l1, "batch": BATCH, "lr": LR, "recipe": RECIPE,
+    if request.model not in known:
+        raise NotFound("model", request.model, list(known))
+    files = find_texts(request.text)
+    read_from = {
+        "model_id": known[request.model], "site": site.name, "texts": identity(files), "context": request.context,
+        "max_tokens": request.max_tokens,
     }  # fmt: skip
-    training = short_id("sae training", asked)
-    report = TrainReport(output, model, where.name)
+    training = short_id("sae training", read_from | asdict(settings) | {"recipe": RECIPE})
+    report = TrainReport(output, request.model, site.name)
     if (there := _same(output, training)) is not None:
         report.already = True
         return _filled(report, there, begun)
 
-    progress.loading(f"loading {model}")
-    loaded = reload(path, model, device)
-    loaded.require_site(where)
-    if loaded.max_positions is not None and context > loaded.max_positions:
+    progress.loading(f"loading {request.model}")
+    model = reload(path, request.model, request.device)
+    model.require_site(site)
+    if model.max_positions is not None and request.context > model.max_positions:
         raise InvalidInput(
-            f"a context of {context} is more than the {loaded.max_positions} positions of {model}",
-            f"pass --context {loaded.max_positions}",
+            f"a context of {request.context} is more than the {model.max_positions} positions of {request.model}",
+            f"pass {option('context', model.max_positions)}",
         )
-    progress.loading("reading the text")
-    windows = gather.cut(loaded, files, context, max_tokens, progress.counted)
-    kept, aside = gather.split(windows, SPLIT_SEED, (1 - ASIDE, ASIDE))
-    ordered = [windows[i] for i in (*kept, *aside)]
-    starts = gather.row_starts(ordered)
-    kind = getattr(torch, loaded.dtype)
-    states = torch.empty((starts[-1], loaded.width_of(where)), dtype=kind)
-    progress.started("states", gather.sum_of(ordered), 0)
-    gather.record(loaded, ordered, [where], {where: states}, starts, progress.computed)
+    states, n = _gathered(model, site, files, request, progress)
+    progress.started("sae", settings.steps, 0, "steps")
+    made = train(states[:n], settings, progress.computed, model.device)
     progress.ended()
-    n = starts[len(kept)]
-    progress.started("sae", steps, 0, "steps")
-    made = train(
-        states[:n], expansion=expansion, steps=steps, l1=l1, batch=BATCH, lr=LR, seed=seed,
-        computed=progress.computed, device=loaded.device,
-    )  # fmt: skip
-    progress.ended()
-    found = quality(made, states[n:])
+    scored = quality(made, states[n:])
     made.params.update(
-        training=training, model=model, model_id=known[model], site=where.name, texts=read, context=context,
-        max_tokens=max_tokens,
-        held_out={"ev": found.ev, "l0": found.l0, "dead_share": found.dead_share, "tokens": found.n},
+        read_from,
+        training=training,
+        model=request.model,
+        held_out={
+            "ev": scored.ev if math.isfinite(scored.ev) else None, "l0": scored.l0, "dead_share": scored.dead_share,
+            "tokens": scored.n,
+        },
     )  # fmt: skip
-    if not math.isfinite(found.ev):
-        made.params["held_out"]["ev"] = None
     # Another process may have been quicker.
     if _same(output, training) is None:
         save(output, made)
     return _filled(report, made, begun)
+
+
+def _gathered(
+    model: LoadedModel, site: Site, files: Sequence[TextFile], request: SaeTrainRequest, progress: Progress
+) -> tuple[Tensor, int]:
+    """States of the text at a site [n, width], and how many of them, from the first on, are to be trained on."""
+    progress.loading("reading the text")
+    windows = gather.cut(model, files, request.context, request.max_tokens, progress.counted)
+    kept, aside = gather.split(windows, SPLIT_SEED, (1 - ASIDE, ASIDE))
+    ordered = [windows[i] for i in (*kept, *aside)]
+    starts = gather.row_starts(ordered)
+    states = torch.empty((starts[-1], model.width_of(site)), dtype=getattr(torch, model.dtype))
+    progress.started("states", gather.sum_of(ordered), 0)
+    gather.record(model, ordered, [site], {site: states}, starts, progress.computed)
+    progress.ended()
+    return states, starts[len(kept)]
 
 
 def _same(output: Path, training: str) -> Dictionary | None:
@@ -299,10 +256,10 @@ def _same(output: Path, training: str) -> Dictionary | None:
     Raises:
         InvalidInput: if something else is there, or nothing can be written there.
     """
-    other = "pass another --output"
+    other = f"pass another {option('output')}"
     folder = output.parent
     if not folder.is_dir():
-        raise InvalidInput(f"there is no folder {folder}", "make it first, or pass another --output")
+        raise InvalidInput(f"there is no folder {folder}", f"make it first, or {other}")
     if not os.path.lexists(output):
         if output.suffix != ".safetensors":
             raise InvalidInput(f"{output} does not end in .safetensors", "give it that ending")

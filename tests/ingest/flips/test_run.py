@@ -18,9 +18,10 @@ import signarium
 from signarium.catalog import schema, store
 from signarium.catalog.codes import unpack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
-from signarium.ingest.flips import passes, tokens
+from signarium.ingest.flips import passes, run, tokens
 from signarium.ingest.flips.arms import ARMS, DOSES
-from signarium.ingest.flips.run import FlipReport, flip
+from signarium.ingest.flips.request import FlipRequest
+from signarium.ingest.flips.run import FlipReport
 from signarium.ingest.model.load import load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.passes import inject
@@ -29,6 +30,11 @@ from signarium.ingest.stats import outcome
 from signarium.ingest.text.windows import find_texts
 
 pytestmark = pytest.mark.long
+
+
+def flip(path: Path, feature: int, progress: Silent | None = None, **options: Any) -> FlipReport:
+    return run.flip(path, FlipRequest(feature, **options), progress)
+
 
 SMALL: dict[str, Any] = {"windows": 6, "context": 24, "device": "cpu"}
 
@@ -367,7 +373,7 @@ def test_bad_input_is_one_line(home: Path, tmp_path: Path) -> None:
         InvalidInput, rf"^the text has none of the \d+ tokens of feature {ident} \(animal\): pass", text=plain
     )
     says(InvalidInput, r"a context of 500 is more than the 128 positions", context=500)
-    says(InvalidInput, r"^--windows must be positive", windows=0)
+    says(InvalidInput, r"^`windows` must be positive", windows=0)
     assert rows(path, "SELECT count(*) FROM run WHERE job = 'flip'") == [(0,)]
     (home / "wordy-0").rename(home / "gone")
     try:

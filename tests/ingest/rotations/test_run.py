@@ -6,6 +6,7 @@ import random
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import digest
 import numpy as np
@@ -24,10 +25,12 @@ from signarium.ingest.passes.gather import cut, record, row_starts
 from signarium.ingest.rotations import run as rotations
 from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
-from signarium.ingest.rotations.run import align
+from signarium.ingest.rotations.report import AlignReport
+from signarium.ingest.rotations.request import AlignRequest
 from signarium.ingest.run import ingest
 from signarium.ingest.saes.add import add_sae
 from signarium.ingest.saes.dictionary import save
+from signarium.ingest.saes.request import SaeAddRequest, Settings
 from signarium.ingest.saes.train import train
 from signarium.ingest.stats.paired import Paired
 from signarium.ingest.text.windows import find_texts
@@ -37,6 +40,10 @@ pytestmark = pytest.mark.long
 PLANTED = 11
 """The seed of the planted rotation: none of those that Haar controls are drawn from."""
 CONTEXT = 24
+
+
+def align(path: Path, model_a: str, model_b: str, **options: Any) -> AlignReport:
+    return rotations.align(path, AlignRequest(model_a, model_b, **options))
 
 
 def some_text(n: int = 400) -> str:
@@ -221,7 +228,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[SignariumError], str]] = {
     "tokenizer": ({"model_b": "other"}, InvalidInput, "different tokenizers"),
     "site": ({"sites": "resid_post.9"}, SiteError, "resid_post.9"),
     "no text": ({"text": "/nowhere.txt"}, SignariumError, "nowhere"),
-    "limit": ({"max_tokens": 0}, InvalidInput, "--max-tokens"),
+    "limit": ({"max_tokens": 0}, InvalidInput, "`max_tokens` must be"),
     "output": ({"output": "/nowhere/R.npy"}, InvalidInput, "cannot be written"),
     "steering": ({"steer": "resid_post.3"}, SiteError, "none of the sites"),
     "steering where": ({"steer": "embed", "sites": "embed"}, SiteError, "nothing can be added"),
@@ -245,7 +252,7 @@ def test_refused(home: Path, to_refuse: tuple[Path, dict[str, tuple[int, str]]],
     changes, error, what = REFUSED[name]
     db, before = to_refuse
     with pytest.raises(error, match=what):
-        align(db, **({"model_a": "A", "model_b": "B", "text": home / "t.jsonl"} | changes))  # type: ignore[arg-type]
+        align(db, **({"model_a": "A", "model_b": "B", "text": home / "t.jsonl"} | changes))
     assert digest.digest(db) == before
     assert not list(home.glob("*.scratch*"))
 
@@ -269,9 +276,9 @@ def test_cut_short_and_gone_on_with(
     copy = tmp_path / "c.duckdb"
     shutil.copy(home / "before.duckdb", copy)
     calls = 0
-    real = rotations._Job._compute
+    real = rotations._Run._compute
 
-    def cut_short(job: rotations._Job, i: int) -> object:
+    def cut_short(job: rotations._Run, i: int) -> object:
         nonlocal calls
         calls += 1
         if i == ["states", "first site", "second site"].index(after):
@@ -279,7 +286,7 @@ def test_cut_short_and_gone_on_with(
         return real(job, i)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rotations._Job, "_compute", cut_short)
+        patch.setattr(rotations._Run, "_compute", cut_short)
         with pytest.raises(KeyboardInterrupt):
             align(copy, "A", "T", text=home / "t.jsonl", context=CONTEXT)
     assert calls
@@ -356,9 +363,12 @@ def test_every_claim_about_rotations_has_its_figures(home: Path, tmp_path: Path)
     generator = torch.Generator().manual_seed(0)
     for name in "AT":
         for seed in (0, 1 if name == "A" else 2):
-            made = train(torch.randn(2000, width, generator=generator), expansion=2, steps=40, seed=seed)
+            made = train(
+                torch.randn(2000, width, generator=generator), Settings(expansion=2, steps=40, seed=seed)
+            )
             save(tmp_path / f"{name}{seed}.safetensors", made)
-            add_sae(copy, name, "resid_post.1", tmp_path / f"{name}{seed}.safetensors", name=f"{name}{seed}")
+            file = tmp_path / f"{name}{seed}.safetensors"
+            add_sae(copy, SaeAddRequest(name, "resid_post.1", file, f"{name}{seed}"))
     # One site, which is the one that directions are tried at.
     report = align(copy, "A", "T", text=home / "t.jsonl", context=CONTEXT, sites="resid_post.1")
     assert not report.already

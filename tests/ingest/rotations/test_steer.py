@@ -27,11 +27,15 @@ from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.rotations import steer as module
 from signarium.ingest.rotations.contrasts import Contrast, contrasts
-from signarium.ingest.rotations.steer import ARMS, DOSES, Steered, Stream, figures, n_passes, steer
+from signarium.ingest.rotations.steer import ARMS, DOSES, Steered, Stream, figures, steer
 from signarium.ingest.stats.paired import Paired
 
 Ids = NDArray[np.int64]
 SITES = [Site("resid_post", 1), Site("resid_mid", 1), Site("resid_mid", 0)]
+
+
+def streams(a: LoadedModel, b: LoadedModel, at: Site) -> tuple[Stream, Stream]:
+    return Stream(a, at), Stream(b, at)
 
 
 _kept = TemporaryDirectory(prefix="signarium-toys-")
@@ -137,7 +141,7 @@ def on_twin(site: Site) -> tuple[Steered, ...]:
     a, b = tiny.loaded("llama"), twin()
     paired = pair(a, b, windows(), site)
     chosen = [some(paired), some(paired, "subtracted", -1.0)]
-    found, notes = steer(a, b, site, planted(b), paired, windows(), chosen, seed=0)
+    found, notes = steer(streams(a, b, at=site), planted(b), paired, windows(), chosen, seed=0)
     assert not notes
     return tuple(found)
 
@@ -195,7 +199,7 @@ def test_a_random_direction_is_another_in_each_window_and_of_its_seed() -> None:
         added.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "Stream", Watched)
-            found, _ = steer(a, b, site, planted(b), paired, windows(), [some(paired)], seed=seed)
+            found, _ = steer(streams(a, b, at=site), planted(b), paired, windows(), [some(paired)], seed=seed)
         runs.append([one.target_change for one in found if one.arm == "random"])
         varied = [one for one in added if len(one) > 1 and not torch.equal(one[0], one[1])]
         norms = {round(float(x), 6) for one in varied for x in one.norm(dim=1)}
@@ -206,13 +210,10 @@ def test_a_random_direction_is_another_in_each_window_and_of_its_seed() -> None:
 def test_arms_that_add_the_same_are_one_pass() -> None:
     model, site = tiny.loaded("llama"), SITES[0]
     paired = pair(model, model, windows(), site)
-    calls, told = [0], [0]
+    calls = [0]
 
     def count(*_: Any) -> None:
         calls[0] += 1
-
-    def computed(n: int) -> None:
-        told[0] += n
 
     chosen = [
         some(paired),
@@ -220,15 +221,12 @@ def test_arms_that_add_the_same_are_one_pass() -> None:
     ]
     handle = model.layout.taps[Site("final_norm")].module.register_forward_hook(count)  # type: ignore[union-attr]
     try:
-        found, notes = steer(
-            model, model, site, identity(48), paired, windows(), chosen, seed=0, computed=computed
-        )
+        found, notes = steer(streams(model, model, at=site), identity(48), paired, windows(), chosen, seed=0)
     finally:
         handle.remove()
     assert notes == ["no steering by nowhere: no window has a token to measure at among its first 64"]
     # Two streams record and check one batch each; then A's direction and the random one, at every dose.
     assert calls[0] == 4 + 2 * len(DOSES)
-    assert told[0] == n_passes(chosen)
     by_arm = {arm: [one.target_change for one in found if one.arm == arm] for arm in ARMS}
     assert by_arm["source"] == by_arm["as_is"] == by_arm["rotated"] == by_arm["own"] != by_arm["random"]
 
@@ -237,7 +235,7 @@ def test_no_difference_of_means_is_said() -> None:
     model, site = tiny.loaded("llama"), SITES[0]
     paired = pair(model, model, windows(), site)
     same = replace(some(paired), negative=some(paired).positive)
-    found, notes = steer(model, model, site, identity(48), paired, windows(), [same], seed=0)
+    found, notes = steer(streams(model, model, at=site), identity(48), paired, windows(), [same], seed=0)
     assert not found
     assert notes == ["no steering by low less high: there is no difference of means"]
 
@@ -249,7 +247,9 @@ def test_the_effect_is_that_of_the_whole_model() -> None:
     model, site = tiny.loaded("llama"), SITES[0]
     paired = pair(model, model, windows(), site)
     one = some(paired)
-    found, _ = steer(model, model, site, identity(48), paired, windows(), [one], seed=0, max_windows=3)
+    found, _ = steer(
+        streams(model, model, at=site), identity(48), paired, windows(), [one], seed=0, max_windows=3
+    )
     steered = next(x for x in found if x.arm == "own" and x.dose == 4.0)
     fit = np.arange(len(one.positive)) < paired.fit.stop
     v = paired.b[one.positive & fit].double().mean(0) - paired.b[one.negative & fit].double().mean(0)
@@ -300,7 +300,12 @@ def test_a_planted_direction_moves_its_target_and_a_random_one_does_not() -> Non
     toward = (rows[[10, 11, 12]].mean(0) - rows[[200, 201]].mean(0)) * gain
     states = torch.where(torch.from_numpy(one.positive)[:, None], toward, torch.zeros(48))
     found, _ = steer(
-        model, model, site, identity(48), replace(paired, a=states, b=states), windows(), [one], seed=0
+        streams(model, model, at=site),
+        identity(48),
+        replace(paired, a=states, b=states),
+        windows(),
+        [one],
+        seed=0,
     )
     own = [x.target_change for x in found if x.arm == "own"]
     assert all(x > 0 for x in own)
@@ -384,7 +389,7 @@ def test_widths_must_agree() -> None:
     paired = pair(a, a, windows(), SITES[0])
     for models, rotation in (((a, b), identity(48)), ((a, a), identity(44))):
         with pytest.raises(InvalidInput, match="wide"):
-            steer(*models, SITES[0], rotation, paired, windows(), [some(paired)], seed=0)
+            steer(streams(*models, at=SITES[0]), rotation, paired, windows(), [some(paired)], seed=0)
 
 
 # ---- the toy family -----------------------------------------------------------------------------
@@ -418,9 +423,9 @@ def test_the_toy_family_is_steered_by_all_its_heads() -> None:
     chosen, notes = contrasts(a, b, texts, paired)
     assert not notes
     assert [one.readout for one in chosen] == ["valid", "depth", "unembedding"]
-    found, notes = steer(a, b, site, identity(64), paired, texts, chosen, seed=0)
+    found, notes = steer(streams(a, b, at=site), identity(64), paired, texts, chosen, seed=0)
     assert not notes
-    assert len(found) == n_passes(chosen) == 75
+    assert len(found) == 75
     # A small model is measured on more windows than a large one: here on all that are of the test.
     assert max(len(one.windows) for one in found) == 80
     (own, *_) = [one for one in figures(found) if one[1] == "own"]
@@ -431,7 +436,9 @@ def test_the_toy_family_is_read_by_the_head_of_the_contrast() -> None:
     model = toy(1)
     texts, paired = on_toys()
     chosen, _ = contrasts(toy(0), model, texts, paired)
-    found, _ = steer(toy(0), model, MID, identity(64), paired, texts, chosen[:1], seed=0, max_windows=1)
+    found, _ = steer(
+        streams(toy(0), model, at=MID), identity(64), paired, texts, chosen[:1], seed=0, max_windows=1
+    )
     one = next(x for x in found if x.arm == "own" and x.dose == 1.0)
     assert one.target_std_error is None
     positive, negative = (side[paired.fit] for side in (chosen[0].positive, chosen[0].negative))

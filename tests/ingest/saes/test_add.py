@@ -21,8 +21,9 @@ from signarium.catalog.errors import InvalidInput, NotFound, RunConflict, SiteEr
 from signarium.catalog.ids import sae_item
 from signarium.ingest import journal
 from signarium.ingest.saes import add
-from signarium.ingest.saes.add import SaeReport, add_sae, read_saes
+from signarium.ingest.saes.add import SaeReport, read_saes
 from signarium.ingest.saes.dictionary import Dictionary, save
+from signarium.ingest.saes.request import SaeAddRequest
 from signarium.ingest.saes.train import untrained
 
 SITE = "resid_post.1"
@@ -49,7 +50,7 @@ def file_of(
 
 
 def add_to(path: Path, file: Path, site: str = SITE, **other: Any) -> SaeReport:
-    return add_sae(path, "tiny", site, file, **other)
+    return add.add_sae(path, SaeAddRequest("tiny", site, file, **other))
 
 
 def test_what_it_leaves(path: Path, tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_sites(path: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="ingest the model at that site"):
         add_to(path, file, "k.0")
     with pytest.raises(NotFound, match="nobody"):
-        add_sae(path, "nobody", SITE, file)
+        add.add_sae(path, SaeAddRequest("nobody", SITE, file))
     with pytest.raises(InvalidInput, match="width 75"):
         add_to(path, file_of(tmp_path, "narrow", width=75))
     with pytest.raises(InvalidInput, match="not there"):

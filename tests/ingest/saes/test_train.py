@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,21 @@ import signarium
 from signarium.catalog.errors import InvalidInput, NotFound, SiteError, TextError
 from signarium.ingest.progress import Silent
 from signarium.ingest.saes import train as trainer
-from signarium.ingest.saes.dictionary import load, save
-from signarium.ingest.saes.train import RECIPE, quality, train, train_sae, untrained
+from signarium.ingest.saes.dictionary import Dictionary, load, save
+from signarium.ingest.saes.request import SaeTrainRequest, Settings
+from signarium.ingest.saes.train import RECIPE, TrainReport, quality, untrained
+
+
+def train(x: torch.Tensor, computed: Callable[[int], None] | None = None, **settings: Any) -> Dictionary:
+    return trainer.train(x, Settings(**settings), computed)
+
+
+def train_sae(path: Path, progress: Silent | None = None, **options: Any) -> TrainReport:
+    settings = Settings(
+        **{key: options.pop(key) for key in ("expansion", "steps", "l1", "seed") if key in options}
+    )
+    return trainer.train_sae(path, SaeTrainRequest(settings=settings, **options), progress)
+
 
 SMALL: dict[str, Any] = {"expansion": 2, "steps": 20, "batch": 64}
 

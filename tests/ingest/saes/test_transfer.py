@@ -18,6 +18,7 @@ from signarium.catalog.carry import Rotation
 from signarium.catalog.errors import InvalidInput
 from signarium.ingest.saes import train as trainer
 from signarium.ingest.saes.dictionary import Dictionary
+from signarium.ingest.saes.request import Settings
 from signarium.ingest.saes.train import train
 from signarium.ingest.saes.transfer import TransferFigure, largest_cosines, transfer
 from signarium.ingest.stats.bases import haar
@@ -50,7 +51,7 @@ def trained() -> dict[str, Dictionary]:
     pair, _ = paired()
     options = {"expansion": 4, "steps": 800, "batch": 128, "l1": 1e-3}
     states = {"own": (pair.a, 0), "shared": (pair.b, 0), "independent": (pair.b, 1)}
-    return {name: train(x[pair.fit], seed=seed, **options) for name, (x, seed) in states.items()}  # type: ignore[arg-type]
+    return {name: train(x[pair.fit], Settings(seed=seed, **options)) for name, (x, seed) in states.items()}  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_few_rows_and_constant_states(trained: dict[str, Dictionary]) -> None:
     with pytest.raises(InvalidInput, match="no tokens"):
         transfer(replace(pair, test=slice(7, 7)), rotation, trained["own"], [], affine_to_a=None, seed=0)
     with pytest.raises(InvalidInput, match="width"):
-        transfer(pair, rotation, train(torch.randn(9, 5), steps=1), [], affine_to_a=None, seed=0)
+        transfer(pair, rotation, train(torch.randn(9, 5), Settings(steps=1)), [], affine_to_a=None, seed=0)
     with pytest.raises(InvalidInput, match="affine"):
         transfer(pair, rotation, trained["own"], [], affine_to_a=torch.zeros(3, 3), seed=0)
 
