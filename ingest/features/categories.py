@@ -101,13 +101,12 @@ def _read(
 
 def _best_dim_held_out(types: TypeBits, half: Prototypes, split: Split) -> Floats:
     """The one-bit AUC, on the scored half, of the dimension and polarity that the defining half puts first."""
-    found = []
-    for i, (dim, own, anchors) in enumerate(zip(half.best_dim, split.score, split.anchors, strict=True)):
-        inside = int(types.bits(anchors)[:, dim].sum())
-        p_minus = (int(types.positive[dim]) - inside) / max(1, types.n - len(anchors))
-        apart = float(types.bits(own)[:, dim].mean()) - p_minus
-        found.append(0.5 + (apart if half.patterns.polarity[i, dim] else -apart) / 2)
-    return np.array(found)
+    at = np.arange(len(split.score)), half.best_dim
+    n_scored, n_anchors = (np.array([len(ids) for ids in sets]) for sets in (split.score, split.anchors))
+    outside = np.maximum(types.n - n_anchors, 1)
+    p_minus = (types.positive[half.best_dim] - types.ones(split.anchors)[at]) / outside
+    apart = types.ones(split.score)[at] / n_scored - p_minus
+    return 0.5 + np.where(half.patterns.polarity[at], apart, -apart) / 2
 
 
 @dataclass(frozen=True)

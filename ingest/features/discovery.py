@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog.bulk import Figure
-from ..stats.bits import Patterns, TypeBits, agreements, tops
+from ..stats.bits import Patterns, TypeBits, agreements, ones, tops
 from ..stats.draws import rng
 from ..stats.figures import Scope
 from .categories import TOP_TYPES, Made
@@ -206,7 +206,7 @@ def _best_dims(types: TypeBits, sets: Ids) -> tuple[Ids, Floats]:
     """The dimension that tells the neighbours of each seed best from all other types, and its AUC."""
     dims, aucs = [], []
     for i in range(0, len(sets), 256):
-        inside = types.bits(sets[i : i + 256]).sum(1, dtype=np.int64)
+        inside = ones(types.bits(sets[i : i + 256]))
         size = sets.shape[1]
         made = prototypes(inside / size, (types.positive - inside) / max(1, types.n - size))
         dims.append(made.best_dim)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..stats.bits import Patterns, TypeBits
+from ..stats.bits import Patterns, TypeBits, as_words, ones
 
 TAUS = (0.75, 0.70)
 """Thresholds on a dimension's AUC, tried in turn; if none is reached, the single best dimension is registered."""
@@ -68,10 +68,9 @@ def prototypes(p_plus: NDArray[np.float64], p_minus: NDArray[np.float64]) -> Pro
 
 def define(types: TypeBits, anchors: Sequence[Ids], define_on: Sequence[Ids]) -> Prototypes:
     """Prototypes of `define_on`, each against all types that are none of the matching `anchors`."""
-    p_plus = np.stack([types.bits(ids).mean(0) for ids in define_on])
-    inside = np.stack([types.bits(ids).sum(0, dtype=np.int64) for ids in anchors])
-    outside = types.n - np.array([len(ids) for ids in anchors])[:, None]
-    return prototypes(p_plus, (types.positive - inside) / np.maximum(outside, 1))
+    n_define, n_anchors = (np.array([len(ids) for ids in sets])[:, None] for sets in (define_on, anchors))
+    outside = np.maximum(types.n - n_anchors, 1)
+    return prototypes(types.ones(define_on) / n_define, (types.positive - types.ones(anchors)) / outside)
 
 
 def score(
@@ -83,28 +82,26 @@ def score(
     where no negative is left.
     """
     own = scores[positives]
-    if np.issubdtype(scores.dtype, np.integer):
-        found = []
-        for some in among:
-            times = np.bincount(scores if some is None else scores[some])
-            out = anchors if some is None else anchors[np.isin(anchors, some)]
-            times = np.pad(times, (0, max(0, int(own.max(initial=0)) + 1 - len(times))))
-            times -= np.bincount(scores[out], minlength=len(times))
-            upto = times.cumsum()
-            found.append((upto[own] - times[own] / 2) / (upto[-1] or np.nan))
-        return found
-    # Where each score stands among those scored: below the first, at one of them, or between two.
-    steps, place = np.unique(own, return_inverse=True)
-    above = np.searchsorted(steps, scores, "right")
-    level = 2 * above - (steps[np.maximum(above, 1) - 1] == scores) * (above > 0)
     found = []
     for some in among:
-        out = anchors if some is None else anchors[np.isin(anchors, some)]
-        times = np.bincount(level if some is None else level[some], minlength=2 * len(steps) + 1)
-        times -= np.bincount(level[out], minlength=2 * len(steps) + 1)
-        upto = times.cumsum()
-        at = 2 * place + 1
-        found.append((upto[at] - times[at] / 2) / (upto[-1] or np.nan))
+        every, out = scores if some is None else scores[some], anchors
+        if some is not None:
+            inside = np.zeros(len(scores), np.bool_)
+            inside[some] = True
+            out = anchors[inside[anchors]]
+        if np.issubdtype(scores.dtype, np.integer):
+            times = np.bincount(every, minlength=int(own.max(initial=0)) + 1)
+            times -= np.bincount(scores[out], minlength=len(times))
+            upto = times.cumsum()[own]
+            below = upto - times[own]
+        else:
+            # Sorting all scores is quicker than to place each among the few of `own`.
+            ordered, left_out = np.sort(every), np.sort(scores[out])
+            below, upto = (
+                np.searchsorted(ordered, own, side) - np.searchsorted(left_out, own, side)
+                for side in ("left", "right")
+            )
+        found.append((below + upto) / 2 / (len(every) - len(out) or np.nan))
     return found
 
 
@@ -190,6 +187,9 @@ class Nulls:
         self._types = types
         chosen = generator.choice(types.n, min(NULL_NEGATIVES, types.n), replace=False)
         self._negatives = np.sort(chosen)
+        self._is_negative = np.zeros(types.n, np.bool_)
+        self._is_negative[chosen] = True
+        self._words = as_words(types.codes)
         self._negative_codes = types.codes[self._negatives]
         self._by_size: dict[int, Null] = {}
 
@@ -203,22 +203,21 @@ class Nulls:
         """The null of given sets (draws, size) in random order: the first half defines, the second is scored."""
         types = self._types
         draws, size = sets.shape
-        bits = types.bits(sets)
-        inside = bits.sum(1, dtype=np.int64)
+        middle = (size + 1) // 2
+        defining, others = (ones(types.bits(part)) for part in (sets[:, :middle], sets[:, middle:]))
+        inside = defining + others
         p_minus = (types.positive - inside) / max(1, types.n - size)
         in_sample = prototypes(inside / size, p_minus)
-        middle = (size + 1) // 2
-        made = prototypes(bits[:, :middle].mean(1), p_minus).patterns
+        made = prototypes(defining / middle, p_minus).patterns
         against = made.counts(self._negative_codes)
-        masks, signs = made.packed()
-        apart = np.bitwise_count((types.codes[sets] ^ signs[:, None]) & masks[:, None])
+        masks, signs = (as_words(one)[:, None] for one in made.packed())
+        apart = np.bitwise_count((self._words[sets] ^ signs) & masks)
         own = made.n_dims[:, None] - apart.sum(2, dtype=np.int64)
         # One histogram of agreements a set; what of the set is among the negatives is taken out again.
         width = types.width + 1
         places = np.arange(draws)[:, None] * width
         times = np.bincount((places + against).ravel(), minlength=draws * width)
-        inside_too = np.isin(sets, self._negatives)
-        times -= np.bincount((places + own)[inside_too], minlength=draws * width)
+        times -= np.bincount((places + own)[self._is_negative[sets]], minlength=draws * width)
         times = times.reshape(draws, width)
         upto = times.cumsum(1)
         scored = own[:, middle:]

@@ -16,6 +16,7 @@ NEGATIVES = 1024
 _STEPS = 120
 """Of L-BFGS: held-out AUCs are then within 0.002 of the minimum's."""
 _PENALTY = 100.0
+_GROUPS = 8
 _OWN_BYTES = 256 << 20
 """What the bits of the sets that are fitted together may take, as float32."""
 
@@ -29,8 +30,7 @@ def log_odds(
     to each cell (Krichevsky and Trofimov 1981). With independent dimensions no reader of these bits does better
     (Neyman and Pearson).
     """
-    inside = np.stack([types.bits(ids).sum(0, dtype=np.int64) for ids in anchors])
-    own = np.stack([types.bits(ids).sum(0, dtype=np.int64) for ids in define_on])
+    inside, own = types.ones(anchors), types.ones(define_on)
     n_own = np.array([len(ids) for ids in define_on])[:, None]
     n_out = types.n - np.array([len(ids) for ids in anchors])[:, None]
     out = types.positive - inside
@@ -40,10 +40,10 @@ def log_odds(
 
 def linear(types: TypeBits, weights: torch.Tensor) -> NDArray[np.float32]:
     """Scores (sets, types) of `weights`, float32 (width, sets), on 0/1 bits."""
-    scores = np.empty((weights.shape[1], types.n), np.float32)
+    scores = torch.empty(weights.shape[1], types.n)
     for start, block in types.blocks():
-        scores[:, start : start + len(block)] = (block @ weights).T.numpy()
-    return scores
+        torch.mm(weights.T, block.T, out=scores[:, start : start + len(block)])
+    return scores.numpy()
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,17 @@ def _fit(
     against: torch.Tensor,
 ) -> torch.Tensor:
     """Weights, float32 (width, sets), of some probes; `against` are the bits of the types `chosen`, as -1 and 1."""
-    n_sets, longest = len(anchors), max(len(ids) for ids in define_on)
-    own = torch.zeros(n_sets, longest, types.width)
+    sizes = np.array([len(ids) for ids in define_on])
+    n_sets, longest = len(sizes), int(sizes.max())
+    # Sets of like size lie together, so that few rows are there to fill up.
+    groups = [torch.from_numpy(some) for some in np.array_split(sizes.argsort(kind="stable"), _GROUPS)]
+    own = [torch.zeros(len(some), int(sizes[some].max(initial=0)), types.width) for some in groups]
     weight_own = torch.zeros(n_sets, longest)
     weight_against = torch.zeros(len(chosen), n_sets)
+    for some, signs in zip(groups, own, strict=True):
+        for row, i in zip(signs, some.tolist(), strict=True):
+            row[: sizes[i]] = torch.from_numpy(types.bits(define_on[i])).float() * 2 - 1
     for i, (all_ids, ids) in enumerate(zip(anchors, define_on, strict=True)):
-        own[i, : len(ids)] = torch.from_numpy(types.bits(ids)).float() * 2 - 1
         kept = torch.from_numpy(~np.isin(chosen, all_ids))
         total = len(ids) + int(kept.sum())
         weight_own[i, : len(ids)] = total / (2 * len(ids))
@@ -109,7 +114,10 @@ def _fit(
     )
 
     def loss() -> float:
-        high = torch.bmm(own, weights.T[:, :, None])[:, :, 0].add_(bias[:, None])
+        high = torch.zeros(n_sets, longest)
+        for some, signs in zip(groups, own, strict=True):
+            high[some, : signs.shape[1]] = torch.bmm(signs, weights.T[some][:, :, None])[:, :, 0]
+        high.add_(bias[:, None])
         low = torch.addmm(bias, against, weights)
         value = (
             (weight_own * torch.nn.functional.softplus(-high)).sum(dtype=torch.float64)
@@ -120,7 +128,9 @@ def _fit(
         pull = weight_own * torch.sigmoid(-high)
         push = weight_against * torch.sigmoid(low)
         torch.addmm(weights, against.T, push, beta=_PENALTY, out=weights.grad)
-        weights.grad.sub_(torch.bmm(pull[:, None], own)[:, 0].T)  # type: ignore[union-attr]
+        for some, signs in zip(groups, own, strict=True):
+            pulled = torch.bmm(pull[some, None, : signs.shape[1]], signs)[:, 0].T
+            weights.grad[:, some] -= pulled  # type: ignore[index]
         bias.grad.copy_(push.sum(0) - pull.sum(1))  # type: ignore[union-attr]
         return float(value)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,22 @@ FIRES = 0.80
 """A code fires a feature when it agrees on this share of the registered dimensions (Bag of Dims, section 7)."""
 
 
+def ones(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many of the rows of 0/1 `bits` (..., rows, width) have a 1 in each column: (..., width).
+
+    Bytes are added as bytes, a register of them at an instruction, as many rows at a time as cannot pass 255.
+    """
+    total = np.zeros((*bits.shape[:-2], bits.shape[-1]), np.int64)
+    for first in range(0, bits.shape[-2], 255):
+        total += bits[..., first : first + 255, :].sum(-2, dtype=np.uint8)
+    return total
+
+
+def as_words(codes: Codes) -> NDArray[np.uint64]:
+    """Codes (n, bytes), filled up with zero bits, as words of eight bytes: (n, words)."""
+    return np.pad(codes, ((0, 0), (0, -codes.shape[1] % 8))).view(np.uint64)
+
+
 @dataclass(frozen=True)
 class TypeBits:
     """Codes of every type at one site, centre and basis: uint8 (n, bytes), row t being token t."""
@@ -41,6 +57,10 @@ class TypeBits:
         """0/1 of shape (*ids.shape, width)."""
         return unpack(self.codes[ids], self.width)
 
+    def ones(self, sets: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """(sets, width): how many types of each set have a bit of 1."""
+        return np.stack([ones(self.bits(ids)) for ids in sets])
+
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, 0/1 bits as float32 (rows, width)) over the whole vocabulary."""
         step = max(256, BLOCK_BYTES // (4 * self.width))
@@ -52,7 +72,7 @@ class TypeBits:
         """(width,): types whose bit is 1."""
         total = np.zeros(self.width, np.int64)
         for start in range(0, self.n, 8192):
-            total += unpack(self.codes[start : start + 8192], self.width).sum(0, dtype=np.int64)
+            total += ones(unpack(self.codes[start : start + 8192], self.width))
         return total
 
 

@@ -158,7 +158,10 @@ def _in_order(
 ) -> tuple[Ids, NDArray[np.float32]]:
     # Rows of the unembedding that are alike, as those of unused tokens often are, tie at the border.
     for row in torch.nonzero(tied)[:, 0].tolist():
-        ids[row] = logits[row].sort(descending=largest, stable=True).indices[: ids.shape[1]]
+        last = values[row, -1]
+        at_least = torch.nonzero(logits[row] >= last if largest else logits[row] <= last)[:, 0]
+        found = logits[row, at_least]
+        ids[row] = at_least[found.argsort(descending=largest, stable=True)[: ids.shape[1]]]
         values[row] = logits[row, ids[row]]
     by_id = ids.argsort(dim=1)
     ids, values = ids.gather(1, by_id), values.gather(1, by_id)
