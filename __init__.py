@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .catalog.verify import Finding
     from .ingest.encode import EncodedText, TextEncoder
     from .ingest.flips.run import FlipReport
+    from .ingest.job import Report
     from .ingest.progress import Progress
     from .ingest.rotations.report import AlignReport
     from .ingest.saes.add import SaeReport
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from .queries.rotations.card import RotationCard
     from .queries.rotations.stored import StoredRotation
 
-from . import ingest
 from .catalog.plugins import load_plugin
+
+# Loads the package of the function `ingest` below: a later `import signarium.ingest.run` then leaves the function there.
 from .ingest.model.registered import register_model
 
 __all__ = ["Catalogue", "__version__", "ingest", "load_plugin", "open", "register_model"]
@@ -62,6 +64,61 @@ def open(path: str | Path | None = None) -> Catalogue:
     with store.reading(found):
         # A notebook may change its folder between two calls.
         return Catalogue(found.absolute())
+
+
+def ingest(
+    db: str | Path,
+    model: str | Path,
+    *,
+    text: str | Path | Sequence[str | Path] = (),
+    name: str | None = None,
+    sites: str | Sequence[str] | None = None,
+    stages: str | Sequence[str] | None = None,
+    max_tokens: int | None = None,
+    context: int | None = None,
+    device: str = "auto",
+    devices: str | Sequence[str] | None = None,
+    dtype: str = "auto",
+    batch_tokens: int | None = None,
+    bos: bool = False,
+    categories: str | Path | None = None,
+    seeds: int | None = None,
+    random_init: int | None = None,
+    revision: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Run `model` over its vocabulary and over `text`, into the catalogue at `db`, made if it is not there.
+
+    The options are those of `signarium ingest --help`. What is in the catalogue already is not done again, and an ingest that
+    was cut short is gone on with.
+
+    Raises:
+        SignariumError: one of its subclasses, for anything that the caller can mend.
+    """
+    from .ingest.request import IngestRequest
+    from .ingest.run import ingest
+
+    request = IngestRequest(
+        str(model),
+        text=text,
+        name=name,
+        sites=sites,
+        stages=stages,
+        max_tokens=max_tokens,
+        context=context,
+        device=device,
+        devices=devices,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        bos=bos,
+        categories=categories,
+        seeds=seeds,
+        random_init=random_init,
+        revision=revision,
+        dry_run=dry_run,
+    )
+    return ingest(db, request, progress)
 
 
 class Catalogue:
@@ -532,7 +589,7 @@ class Catalogue:
                 one_model(connection, model)
         findings = verify(self.path)
         if model is not None:
-            from .ingest.encode import recheck
+            from .ingest.recheck import recheck
 
             for one in recheck(self.path, model):
                 share = one.flipped / max(1, one.bits)

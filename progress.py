@@ -64,6 +64,9 @@ class Display:
         for line in lines:
             click.echo(visible(line))
 
+    def entered(self, stage: str) -> None:
+        """See `ingest.progress.Progress`."""
+
     def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
         """See `ingest.progress.Progress`."""
         self._stop()

@@ -17,7 +17,7 @@ from pathlib import Path
 import duckdb
 
 import signarium
-from signarium.ingest.run import ingest
+from signarium import ingest
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parent / "examples"

@@ -102,7 +102,7 @@ def ingest(
     from .. import ingest as run
 
     with Display() as progress:
-        report = run(  # type: ignore[operator]
+        report = run(
             catalogue.path,
             model,
             text=text,

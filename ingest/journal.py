@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,28 @@ def n_committed(path: Path, run_id: str) -> int:
             "SELECT coalesce(max(start + n), 0)::BIGINT FROM shard WHERE run_id = ?", [run_id]
         ).fetchall()[0]
     return int(done)
+
+
+def scratch(path: Path, run_id: str) -> Path:
+    """The folder of what a run keeps beside the catalogue until it has ended."""
+    return store.sidecar(path, f".scratch-{run_id}")
+
+
+def clear(path: Path, run_id: str) -> None:
+    """Delete the scratch files of a run that is done, or that has not begun."""
+    folder = scratch(path, run_id)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def clear_complete(path: Path, model_id: str) -> None:
+    """Delete what is left of a model's runs that were killed between their last commit and the end."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM run WHERE model_id = ? AND complete AND finished_at IS NOT NULL", [model_id]
+        ).fetchall()
+    for (run_id,) in rows:
+        clear(path, run_id)
 
 
 class Journal:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..catalog.errors import RunConflict
 from ..catalog.ids import short_id
 from .journal import RunSpec, SetSpec, now
 from .model.sites import Site
+from .stats.moments import stored_moments
 
 if TYPE_CHECKING:
     from .model.loaded import LoadedModel
@@ -38,9 +40,8 @@ class Known:
     model_id: str
     name: str
     added: bool
-    runs: list[OldRun]
-    means: dict[str, NDArray[np.float64]]
-    tokenizer_known: bool
+    means: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    tokenizer_known: bool = False
 
 
 def model_id(model: LoadedModel) -> str:
@@ -85,7 +86,7 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     # A control stands beside what it controls.
     wanted = name or (model.name if seed is None else f"{model.name}-random-{seed}")
     if not path.exists():
-        return Known(ident, wanted, False, [], {}, False)
+        return Known(ident, wanted, False)
     with store.reading(path) as connection:
         rows = connection.execute(
             "SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name"
@@ -106,28 +107,51 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
                     else "another model"
                 )
                 raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
-        known = Known(ident, wanted, here is not None, [], {}, False)
+        known = Known(ident, wanted, here is not None)
         found = connection.execute(
             "SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256]
         )
         known.tokenizer_known = (found.fetchone() or (0,))[0] >= model.vocab_size
-        known.runs = [
-            _old_run(connection, *row)
-            for row in connection.execute(
-                "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run WHERE model_id = ? "
-                "AND job IN ('types', 'types_bos', 'states') ORDER BY started_at, run_id",
-                [ident],
-            ).fetchall()
-        ]
-        whole = {one.spec.run_id for one in known.runs if one.complete and one.spec.job == "types"}
-        for run_id, site, mean in connection.execute(
-            "SELECT d.run_id, s.name, list(d.mean ORDER BY d.dim) FROM dimension_row d JOIN site s USING (site_id) "
-            "WHERE s.model_id = ? AND d.subject = 'type' GROUP BY ALL",
-            [ident],
-        ).fetchall():
-            if run_id in whole:
-                known.means[site] = np.array(mean, dtype=np.float64)
+        known.means = {site: one.mean for site, one in stored_moments(connection, ident).items()}
     return known
+
+
+def remember_source(path: Path, model: LoadedModel) -> None:
+    """Note where the model lies now, if it has left its place: what recomputes its codes looks for it there."""
+    row = model_row(model, model.name)
+    with store.reading(path) as connection:
+        found = connection.execute(
+            "SELECT source, revision FROM model WHERE model_id = ?", [row.model_id]
+        ).fetchone()
+    if found is None or not Path(found[0]).is_absolute() or Path(found[0]).exists():
+        return
+    with store.writing(path) as session:
+        kept = session.get_one(schema.Model, row.model_id)
+        kept.source, kept.revision = row.source, row.revision
+
+
+def text_runs(path: Path, model_id: str) -> list[str]:
+    """The runs of a model that stored states, oldest first."""
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id FROM run WHERE model_id = ? AND job = 'states' AND run_id IN (SELECT run_id FROM shard) "
+            "ORDER BY started_at, run_id",
+            [model_id],
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def old_runs(path: Path, model_id: str, jobs: Sequence[str]) -> list[OldRun]:
+    """The runs of some jobs that the catalogue at `path`, which may not exist yet, holds of a model, oldest first."""
+    if not path.exists():
+        return []
+    with store.reading(path) as connection:
+        rows = connection.execute(
+            "SELECT run_id, job, params, finished_at IS NOT NULL, complete AND finished_at IS NOT NULL FROM run "
+            "WHERE model_id = ? AND list_contains(?, job) ORDER BY started_at, run_id",
+            [model_id, list(jobs)],
+        ).fetchall()
+        return [_old_run(connection, *row) for row in rows]
 
 
 def _old_run(connection: Any, run_id: str, job: str, params: str, finished: bool, complete: bool) -> OldRun:
@@ -150,4 +174,5 @@ def _old_run(connection: Any, run_id: str, job: str, params: str, finished: bool
 
 
 def site_key(site: Site) -> tuple[str, int]:
+    """What sites are sorted by in a run."""
     return site.point, -1 if site.layer is None else site.layer

@@ -20,6 +20,9 @@ class Progress(Protocol):
     def planned(self, estimate: Estimate) -> None:
         """The size is known; nothing has been written."""
 
+    def entered(self, stage: str) -> None:
+        """A stage of the estimate begins; the runs that start from now on are its own."""
+
     def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:
         """A run of `total` units begins, or goes on after `done` of them."""
 
@@ -40,6 +43,9 @@ class Silent:
         """See `Progress`."""
 
     def planned(self, estimate: Estimate) -> None:
+        """See `Progress`."""
+
+    def entered(self, stage: str) -> None:
         """See `Progress`."""
 
     def started(self, job: str, total: int, done: int, unit: str = "tokens") -> None:

@@ -78,23 +78,23 @@ def test_importing_loads_next_to_nothing() -> None:
     assert python(script) == "[]\n"
 
 
-def test_ingest_is_callable_before_and_after_its_modules_are_imported() -> None:
+def test_ingest_is_a_function_before_and_after_its_modules_are_imported() -> None:
     script = (
-        "import signarium; a = signarium.ingest; import signarium.ingest.run; from signarium import ingest\n"
-        "print(callable(signarium.ingest), a is signarium.ingest is ingest, callable(signarium.ingest.run.ingest))"
+        "import signarium; a = signarium.ingest; import signarium.ingest.run; from signarium.ingest.run import ingest\n"
+        "from signarium import ingest as b; print(a is signarium.ingest is b, a is ingest, type(a).__name__)"
     )
-    assert python(script) == "True True True\n"
+    assert python(script) == "True False function\n"
 
 
-def test_ingest_has_the_options_of_the_job_and_of_the_command() -> None:
+def test_ingest_has_the_options_of_the_request_and_of_the_command() -> None:
     from signarium.commands.ingest import ingest as command
-    from signarium.ingest.run import ingest
+    from signarium.ingest.request import IngestRequest
 
     door = list(inspect.signature(signarium.ingest).parameters.values())
-    job = list(inspect.signature(ingest).parameters.values())
-    assert [(one.name, one.kind, one.default) for one in door] == [
-        (one.name, one.kind, one.default) for one in job
-    ]
+    request = inspect.signature(IngestRequest).parameters
+    assert {one.name: one.default for one in door if one.name not in ("db", "progress")} == {
+        one.name: one.default for one in request.values()
+    }
     options = {one.name for one in command.params}
     assert {one.name for one in door} - {"db", "progress"} == options
 
@@ -233,7 +233,7 @@ def test_errors_are_ours(catalogue: Made) -> None:
 
 
 def test_help_is_readable() -> None:
-    script = "import signarium; help(signarium); help(signarium.Catalogue.nearest); print(signarium.ingest.__call__.__doc__)"
+    script = "import signarium; help(signarium); help(signarium.Catalogue.nearest); print(signarium.ingest.__doc__)"
     text = python(script, PAGER="cat", MANPAGER="cat")
     for word in (
         "signarium.open",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,20 +27,13 @@ from ..passes.forward import one_pass
 from ..passes.pack import pack_signs
 from ..stats.bases import HAAR_SEEDS, SCALED_SEED, bases, haar
 from ..stats.bits import TypeBits
+from ..stats.moments import Moments
 
 if TYPE_CHECKING:
     from ..model.load import LoadedModel
 
 CENTRES = ("zero", "mean")
 _SHARD = 8192
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation of each dimension over the types of a site, each float64 (width,)."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
 
 
 class Rotations:

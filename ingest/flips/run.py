@@ -18,7 +18,6 @@ from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
 from ...catalog.codes import pack
-from ...catalog.errors import InvalidInput, option
 from ...catalog.ids import int_id, short_id
 from ..encode import reload
 from ..job import run_once
@@ -105,11 +104,7 @@ class FlipJob:
         request, feature = self.request, self.feature
         progress.loading(f"loading {feature.model}")
         model = reload(self.path, feature.model, request.device)
-        if model.max_positions is not None and request.context > model.max_positions:
-            raise InvalidInput(
-                f"a context of {request.context} is more than the {model.max_positions} positions of {model.name}",
-                f"pass {option('context', model.max_positions)}",
-            )
+        model.check_window(request.context)
         # Before minutes are spent: an encoder has none.
         unembedding, bias = model.unembedding(), model.unembedding_bias()
         progress.loading("reading the text")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import LongTensor, Tensor, nn
 
-from ...catalog.errors import InvalidInput, ModelError, SiteError
+from ...catalog.errors import InvalidInput, ModelError, SiteError, option
 from . import sites as _sites
 from .layout import Layout, Tap
 from .probe import as_positions, cache_arguments, first_tensor, hooks, join_heads
@@ -101,6 +101,14 @@ class LoadedModel:
         """Raises SiteError, with the reason where one is known, if the model has no such site."""
         if site not in self.layout.taps:
             _sites.parse_sites(site.name, self.sites, self.site_notes)
+
+    def check_window(self, tokens: int) -> None:
+        """Raises InvalidInput if a window of so many tokens has more positions than the model."""
+        if self.max_positions is not None and tokens > self.max_positions:
+            raise InvalidInput(
+                f"a context of {tokens} is more than the {self.max_positions} positions of {self.name}",
+                f"pass {option('context', self.max_positions)}",
+            )
 
     def width_of(self, site: Site) -> int:
         """Width of what `site` shows: n_kv_heads * head_dim for `k`, `d_ffn` for `ffn`, ...

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...catalog import bulk, schema, store
+from ...catalog import bulk, schema
 from ...catalog.codes import Codes, n_bytes, pack
 from ...catalog.errors import InvalidInput, ModelError, SiteError
 from ...catalog.ids import int_id, neuron_item, short_id
-from ..journal import RunSpec, SetSpec, Units, Write, run_units
-from ..known import Known, model_row
+from .. import size as sizes
+from ..job import Context, Done, Watch
+from ..journal import RunSpec, SetSpec, Units, Write, finished
 from ..model.loaded import LoadedModel
 from ..model.sites import Site
-from ..types.stage import write_tokens
+from ..size import Size, Step
+from ..text.vocabulary import write_tokens
 from ..words import directions as words
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ if TYPE_CHECKING:
 STREAM = Site("residual")
 """The residual stream at no particular block: where every neuron writes, and one code set holds them all."""
 JOBS = ("neurons", "unembedding", "words")
-_CODE_BYTES = 10
-"""Of a code in the file, beside its bits."""
-WORD_BYTES = 8.2
-"""Of a row of `projection_row` in the file, measured."""
 _CHUNK = 1 << 15
 """Rows of the unembedding whose floats are looked at together."""
 
@@ -66,15 +63,21 @@ class NeuronStage:
         InvalidInput: if no block has a single last FFN map, and the stage was asked for.
     """
 
-    def __init__(self, path: Path, model: LoadedModel, known: Known, asked: bool, seed: int = 0) -> None:
-        self.path, self.model, self.known, self.seed = path, model, known, seed
+    name: ClassVar[str] = "neurons"
+    needs: ClassVar[tuple[str, ...]] = ()
+    watch: Watch | None = None
+    seed: ClassVar[int] = 0
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.path, self.model, self.known = context.path, context.model, context.known
+        model, known = context.model, context.known
         self.notes: list[str] = []
-        self.changed = False
         self.blocks = writing_blocks(model)
         self.counts = [len(model.ffn_directions(one)) for one in self.blocks]
         if not self.blocks:
             what = f"no block of {known.name} has a single linear map at the end of its FFN, so it has no neurons"
-            if asked:
+            if context.asked:
                 raise InvalidInput(what, "leave neurons and writers out of --stages")
             self.notes.append(f"{what}: none were stored")
         elif len(self.blocks) < model.n_layers:
@@ -83,6 +86,7 @@ class NeuronStage:
                 f"{lacking} of {model.n_layers} blocks have no single last FFN map: no neurons of them"
             )
         self.todo = self._todo()
+        self.size = self._size()
 
     def _run_id(self, job: str) -> str:
         key = {"words": [words.TOP, self.seed]}.get(job, [])
@@ -91,41 +95,26 @@ class NeuronStage:
     def _todo(self) -> list[str]:
         """The jobs that are not finished."""
         jobs = [one for one in JOBS if self.model.causal or one == "neurons"] if self.blocks else []
-        if not self.path.exists():
-            return jobs
-        with store.reading(self.path) as connection:
-            rows = connection.execute(
-                "SELECT run_id FROM run WHERE model_id = ? AND finished_at IS NOT NULL", [self.known.model_id]
-            ).fetchall()
-        finished = {row[0] for row in rows}
-        return [one for one in jobs if self._run_id(one) not in finished]
+        there = finished(self.path, [self._run_id(one) for one in jobs])
+        return [one for one in jobs if self._run_id(one) not in there]
 
-    # ---- size ----
-
-    @property
-    def rows(self) -> int:
-        """Codes that will be written."""
-        sizes = {"neurons": sum(self.counts), "unembedding": self.model.vocab_size}
-        return sum(sizes.get(one, 0) for one in self.todo)
-
-    @property
-    def catalogue_bytes(self) -> int:
-        """What they and their words take in the file."""
-        size = self.rows * (n_bytes(self.model.width) + _CODE_BYTES)
+    def _size(self) -> Size:
+        """Codes, their indexes, and words."""
+        width, n = self.model.width, sum(self.counts)
+        counts = {"neurons": n, "unembedding": self.model.vocab_size}
+        rows = sum(counts.get(one, 0) for one in self.todo)
+        stored = rows * (n_bytes(width) + sizes.CODE_BYTES)
         if "words" in self.todo:
-            size += int(sum(self.counts) * 4 * min(words.TOP, self.model.vocab_size) * WORD_BYTES)
-        return size
-
-    @property
-    def index_bytes(self) -> int:
-        """What their indexes take."""
-        return self.rows * n_bytes(self.model.width)
+            stored += int(n * 4 * min(words.TOP, self.model.vocab_size) * sizes.WORD_BYTES)
+        seconds = {"words": sizes.WORD_SECONDS * n * self.model.vocab_size * width}
+        steps = tuple(Step(one, seconds.get(one, 1.0)) for one in self.todo)
+        return Size(rows=rows, catalogue_bytes=stored, index_bytes=rows * n_bytes(width), steps=steps)
 
     # ---- running ----
 
-    def run(self, progress: Progress) -> list[str]:
-        """Do all that is missing; the runs' ids."""
-        done = []
+    def run(self, progress: Progress) -> Done:
+        """Do all that is missing."""
+        done = Done(notes=self.notes)
         for job in self.todo:
             try:
                 vocabulary = words.Vocabulary(self.model) if job != "neurons" else None
@@ -133,7 +122,8 @@ class NeuronStage:
                 self.notes.append(f"nothing was read in words: {error.what}")
                 break
             self._job(job, vocabulary, progress)
-            done.append(self._run_id(job))
+            done.changed = True
+            done.runs.append(self._run_id(job))
         return done
 
     def _job(self, job: str, vocabulary: words.Vocabulary | None, progress: Progress) -> None:
@@ -170,15 +160,8 @@ class NeuronStage:
             # The last unit measures the overlap on a sample of all blocks; it stores no neuron.
             sizes = [*self.counts, 0]
             compute = partial(self._words, run_id, vocabulary)
-        self.changed = True
         unit = "rows" if job == "unembedding" else "neurons"
-        run_units(
-            self.path,
-            model_row(self.model, self.known.name),
-            str(self.model.device),
-            Units(spec, compute, len(sizes), unit, sizes),
-            progress,
-        )
+        self.context.run_units(Units(spec, compute, len(sizes), unit, sizes), progress)
 
     def _codes(self, own: SetSpec, i: int) -> Write:
         codes, norms = codes_of(self.model.ffn_directions(self.blocks[i]))

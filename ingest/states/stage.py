@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -15,17 +16,120 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema
-from ...catalog.codes import hamming
+from ...catalog.codes import hamming, n_bytes
+from ...catalog.errors import RunConflict, option
+from .. import size as sizes
+from ..job import Context, Done, Watch
 from ..journal import Journal, RunSpec, Shard
+from ..known import OldRun, old_runs
+from ..model.sites import Site
 from ..passes.forward import Clock, Pass, batches, begin_pass
 from ..passes.pack import Centres, Packer, SiteRows, empty_rows
+from ..plan import JobPlan, TextPlan, new_spec, run_plan, size_of
+from ..size import Size, Step
 from ..text import windows as texts
-from ..types.stage import write_tokens
+from ..text.vocabulary import write_tokens
+from .texts import place_texts
 
 if TYPE_CHECKING:
     from ..model.load import LoadedModel
-    from ..passes.replicas import Replicas
-    from ..plan import JobPlan
+    from ..progress import Progress
+
+
+class StateStage:
+    """Codes of every token of the texts in its window, at every site and centre that lacks them.
+
+    Raises:
+        TextError: if a text cannot be read.
+        RunConflict: if an unfinished run shares a text but also reads one that was not given.
+    """
+
+    name: ClassVar[str] = "states"
+    needs: ClassVar[tuple[str, ...]] = ("types",)
+    watch: Watch | None = None
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.old = old_runs(context.path, context.known.model_id, ("states",))
+        context.progress.loading("counting tokens")
+        self.plans = plan_states(context, self.old, place_texts(context))
+        context.plans += self.plans
+        self.size = size_of(self.plans)
+
+    def run(self, progress: Progress) -> Done:
+        """Do all that is missing."""
+        done = Done(changed=not all(one.done for one in self.plans))
+        for plan in self.plans:
+            work = partial(run_states, self.context, plan, progress.computed)
+            run_plan(self.context, plan, self.old, work, progress)
+            done.runs.append(plan.spec.run_id)
+            done.tokens += max(0, plan.tokens - plan.tokens_done)
+        return done
+
+
+def plan_states(context: Context, old: Sequence[OldRun], placed: Sequence[TextPlan]) -> list[JobPlan]:
+    """Runs for those sites, centres and texts that lack their states.
+
+    The centre `mean` is taken where the types are known by then. A run that was started earlier and needs only
+    texts that are given again is finished first.
+
+    Raises:
+        RunConflict: if an unfinished run shares a text but also reads one that was not given.
+    """
+    units: list[tuple[Site, str]] = [
+        (site, centre)
+        for site in context.sites
+        for centre in (("zero", "mean") if site.name in context.typed else ("zero",))
+    ]
+    by_id = {one.row.text_id: one for one in placed}
+    missing: dict[tuple[Site, str], list[int]] = {unit: list(by_id) for unit in units}
+    planned: list[JobPlan] = []
+    for run in old:
+        here = [(one.site, one.centre) for one in run.spec.sets]
+        shared = {text for unit in here for text in missing.get(unit, ()) if text in run.spec.texts}
+        if not shared:
+            continue
+        for unit in here:
+            if unit in missing:
+                missing[unit] = [text for text in missing[unit] if text not in shared]
+        if run.complete:
+            continue
+        if not set(run.spec.texts) <= set(by_id):
+            names = ", ".join(by_id[one].file.name for one in sorted(shared))
+            raise RunConflict(
+                f"{names} is part of an unfinished run ({run.spec.run_id}) that reads other texts too",
+                f"give the same {option('text')} again to finish it first",
+            )
+        planned.append(_plan(context, run.spec, [by_id[one] for one in run.spec.texts], run.tokens_done))
+    groups: dict[tuple[int, ...], list[tuple[Site, str]]] = {}
+    for unit, left in missing.items():
+        if left:
+            groups.setdefault(tuple(left), []).append(unit)
+    for needed, group in groups.items():
+        spec = new_spec(context, "states", "state", group, {"context": context.window}, needed)
+        plan = _plan(context, spec, [by_id[one] for one in needed], 0)
+        # Nothing to read: the limit is used up by texts that are in already.
+        if plan.tokens:
+            planned.append(plan)
+    return planned
+
+
+def _plan(context: Context, spec: RunSpec, own: Sequence[TextPlan], done: int) -> JobPlan:
+    tokens = sum(one.counts.n_tokens for one in own)
+    windows = sum(one.counts.n_windows for one in own)
+    text_bytes = sum(one.counts.text_bytes for one in own)
+    left = max(0, tokens - done)
+    share = left / tokens if tokens else 0.0
+    other = sizes.STATE_BYTES * tokens + sizes.WINDOW_BYTES * windows + sizes.TEXT_SHARE * text_bytes
+    size = Size(
+        tokens=tokens - done,
+        rows=left * len(spec.sets),
+        catalogue_bytes=sizes.code_bytes(spec.sets, left, share * other),
+        index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
+        steps=(Step(spec.job, sizes.pass_seconds(context.model, left), "passes"),),
+    )
+    whole = all(one.whole for one in own)
+    return JobPlan(spec, tuple(own), tokens, done, size, sizes.shard_tokens(spec.sets), whole)
 
 
 @dataclass(frozen=True)
@@ -86,14 +190,7 @@ class _Batch:
 
 
 def run_states(
-    replicas: Replicas,
-    plan: JobPlan,
-    journal: Journal,
-    start: int,
-    means: dict[str, NDArray[np.float64]],
-    context: int,
-    batch_tokens: int,
-    computed: Callable[[int], None],
+    context: Context, plan: JobPlan, computed: Callable[[int], None], journal: Journal, start: int
 ) -> None:
     """Compute and commit a run of states from window `start` on. `computed` hears of tokens as they are computed.
 
@@ -101,7 +198,7 @@ def run_states(
         ModelError: if a hidden state is NaN or infinite.
         TextError: if a text changed since it was counted.
     """
-    spec, model = plan.spec, replicas.models[0]
+    spec, model, replicas, means = plan.spec, context.model, context.replicas, context.means
     centres = {
         site.name: {
             centre: None if centre == "zero" else torch.from_numpy(means[site.name].astype(np.float32))
@@ -116,7 +213,7 @@ def run_states(
         return lambda i: (batch, _forward(replicas.models[i], packers[i], spec, batch))
 
     with journal, replicas:
-        work_of = map(work, _batches(model, plan, start, context, batch_tokens, centres))
+        work_of = map(work, _batches(context, plan, start, centres))
         since = time.perf_counter()
         for batch, passed in replicas.in_order(work_of):
             shard, took = batch.shard, passed.settle(batch.into)
@@ -153,16 +250,15 @@ def _shards(
         yield number, shard
 
 
-def _batches(
-    model: LoadedModel, plan: JobPlan, start: int, context: int, batch_tokens: int, centres: Centres
-) -> Iterator[_Batch]:
+def _batches(context: Context, plan: JobPlan, start: int, centres: Centres) -> Iterator[_Batch]:
     """All batches of a run, shard by shard; text is read when the next one is asked for."""
+    model = context.model
     widths = {site.name: model.width_of(site) for site in plan.spec.sites}
-    for number, windows in _shards(model, plan, start, context):
+    for number, windows in _shards(model, plan, start, context.window):
         shard = _Open(number, windows, {})
         firsts = np.cumsum([0, *shard.lengths])
         shard.rows = empty_rows(int(firsts[-1]), widths, centres)
-        parts = list(batches(shard.lengths, batch_tokens))
+        parts = list(batches(shard.lengths, context.batch_tokens))
         wanted = number == 0 and len(parts[0]) > 1
         for i, part in enumerate(parts):
             last = i == len(parts) - 1 and not wanted

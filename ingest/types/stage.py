@@ -7,70 +7,140 @@ catalogue (one a shard, gone when the run ends) and the codes of both centres ar
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sqlalchemy.orm import Session
 
 from ...catalog import bulk, schema, store
-from ...catalog.errors import DiskFull
-from ..journal import Journal, RunSpec, Shard
+from ...catalog.codes import n_bytes
+from ...catalog.errors import DiskFull, InvalidInput, option
+from .. import size as sizes
+from ..job import Context, Done, See, Watch
+from ..journal import Journal, RunSpec, Shard, scratch
+from ..known import OldRun, old_runs
 from ..passes.forward import Clock, mark, one_pass, seconds
 from ..passes.pack import SiteRows, Statistics, check_norms, norms_of, pack_signs
+from ..plan import JobPlan, new_spec, run_plan, size_of
+from ..size import Size, Step
+from ..stats.moments import Moments, stored_moments
+from ..text.vocabulary import write_tokens
 
 if TYPE_CHECKING:
     from ..model.load import LoadedModel
     from ..model.sites import Site
-    from ..passes.replicas import Replicas
-    from ..plan import JobPlan
+    from ..progress import Progress
 
 
-Floats = NDArray[np.float64]
-Also: TypeAlias = Callable[[str, int, torch.Tensor, Floats, Floats], None]
-"""Site, first token, states (n, width), and mean and standard deviation over the vocabulary, each (width,)."""
+JOBS = {"types": "type", "types_bos": "type_bos"}
+"""The jobs of this stage, and the subject of the codes that each of them writes."""
 
 
-def scratch(path: Path, run_id: str) -> Path:
-    """Folder of the hidden states of a run that has not ended."""
-    return store.sidecar(path, f".scratch-{run_id}")
+class TypeStage:
+    """Codes of the vocabulary at every site that lacks them; with the option `bos`, behind a BOS too.
+
+    Raises:
+        InvalidInput: if a BOS is asked for that the tokenizer does not have.
+    """
+
+    name: ClassVar[str] = "types"
+    needs: ClassVar[tuple[str, ...]] = ()
+    watch: Watch | None = None
+
+    def __init__(self, context: Context) -> None:
+        model, known = context.model, context.known
+        self.context = context
+        self.old = old_runs(context.path, known.model_id, tuple(JOBS))
+        self.plans = plan_types(context, self.old, "types")
+        if context.request.bos:
+            if model.bos_id is None:
+                raise InvalidInput(
+                    f"the tokenizer of {model.name} has no BOS token", f"leave {option('bos')} out"
+                )
+            self.plans += plan_types(context, self.old, "types_bos")
+        context.plans += self.plans
+        context.typed |= {one.name for one in context.sites}
+        self.size = size_of(self.plans)
+
+    def run(self, progress: Progress) -> Done:
+        """Do all that is missing."""
+        done = Done(changed=not all(one.done for one in self.plans))
+        seen_by = [one.see for one in self.context.watches if one.stage == self.name]
+        for plan in self.plans:
+            work = partial(run_types, self.context, plan, progress.computed, seen_by)
+            run_plan(self.context, plan, self.old, work, progress)
+            done.runs.append(plan.spec.run_id)
+            done.tokens += max(0, plan.tokens - plan.tokens_done)
+        return done
+
+
+def plan_types(context: Context, old: Sequence[OldRun], job: str) -> list[JobPlan]:
+    """Runs of a job for those sites that lack it; what an earlier run began is finished first."""
+    planned: list[JobPlan] = []
+    missing = list(context.sites)
+    for run in old:
+        shared = [site for site in missing if site in run.spec.sites]
+        if run.spec.job != job or not shared:
+            continue
+        missing = [site for site in missing if site not in shared]
+        if not run.complete:
+            planned.append(_plan(context, run.spec, run.tokens_done))
+    if missing:
+        units = [(site, centre) for site in missing for centre in ("zero", "mean")]
+        planned.append(_plan(context, new_spec(context, job, JOBS[job], units, {}), 0))
+    return planned
+
+
+def _plan(context: Context, spec: RunSpec, done: int) -> JobPlan:
+    model, n = context.model, context.model.vocab_size
+    item = {"float32": 4, "bfloat16": 2, "float16": 2}[model.dtype]
+    tokens = 0 if context.known.tokenizer_known else sizes.TOKEN_BYTES * n
+    dimensions = sizes.DIMENSION_BYTES * sum(one.width for one in spec.sets) / 2
+    left = Size(
+        tokens=n - done,
+        rows=(n - done) * len(spec.sets),
+        catalogue_bytes=sizes.code_bytes(spec.sets, n - done, dimensions + tokens),
+        index_bytes=sum(n * n_bytes(one.width) for one in spec.sets),
+        scratch_bytes=sum(n * model.width_of(site) * item for site in spec.sites),
+        steps=(Step(spec.job, sizes.pass_seconds(model, n - done), "passes"),),
+    )
+    return JobPlan(spec, (), n, done, left, sizes.shard_tokens(spec.sets), True)
 
 
 def run_types(
-    path: Path,
-    replicas: Replicas,
+    context: Context,
     plan: JobPlan,
+    computed: Callable[[int], None],
+    seen_by: Sequence[See],
     journal: Journal,
     start: int,
-    means: dict[str, NDArray[np.float64]],
-    batch_tokens: int,
-    computed: Callable[[int], None],
-    also: Also | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """Compute and commit a run of types from token `start` on; the means by site, each (width,) float64.
+) -> None:
+    """Compute and commit a run of types from token `start` on.
 
-    `means` holds those that are known already: for `types_bos` all of them, since every code of a site has the
-    same centre. `computed` hears of tokens as they are computed, `also` sees the states once their mean is known.
+    Every code of a site has the same centre: `context.means` holds that of the types, which the job `types` adds to it
+    and the job `types_bos` takes from it where it is there. `computed` hears of tokens as they are computed, `seen_by` see
+    the states of the job `types` once their mean is known.
 
     Raises:
         ModelError: if a hidden state is NaN or infinite.
         DiskFull: if the scratch files do not fit.
     """
-    spec, model = plan.spec, replicas.models[0]
+    path, replicas, spec, model = context.path, context.replicas, plan.spec, context.model
+    means = context.means if spec.job == "types_bos" else {}
     folder = scratch(path, spec.run_id)
     bounds = [
         (a, min(a + plan.shard_tokens, plan.tokens)) for a in range(start, plan.tokens, plan.shard_tokens)
     ]
     bos = model.bos_id if spec.job == "types_bos" else None
+    seen_by = seen_by if spec.job == "types" else ()
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -84,7 +154,7 @@ def run_types(
             missing.append((a, b))
 
     def work(place: tuple[int, int]) -> Callable[[int], _Computed]:
-        return lambda i: _compute(replicas.models[i], spec, *place, bos, batch_tokens)
+        return lambda i: _compute(replicas.models[i], spec, *place, bos, context.batch_tokens)
 
     with replicas:
         begun = time.perf_counter()
@@ -97,21 +167,19 @@ def run_types(
     if start:
         # The first shard brought them. Scratch files that had to be made anew, in other batches, must not
         # move the centre under the codes that stand already.
-        own, stds = _stored_moments(path, spec)
+        with store.reading(path) as connection:
+            moments = stored_moments(connection, context.known.model_id, run_id=spec.run_id)
     else:
         statistics = {site.name: _merged(folder, [a for a, _ in bounds], site.name) for site in spec.sites}
-        own = {name: one.total / one.n for name, one in statistics.items()}
-        stds = {name: one.columns()["std"] for name, one in statistics.items()}
-    centres = {name: means.get(name, own[name]) for name in own}
+        moments = {name: Moments(one.total / one.n, one.columns()["std"]) for name, one in statistics.items()}
+    moments = {name: Moments(means.get(name, one.mean), one.std) for name, one in moments.items()}
     strings = model.token_strings()
     with journal:
         for a, b in bounds:
             clock, wall = clocks[a]
             begun = time.perf_counter()
             rows = {
-                site.name: _rows(
-                    folder / str(a), site.name, centres[site.name], stds[site.name], model.device, a, also
-                )
+                site.name: _rows(folder / str(a), site.name, moments[site.name], model.device, a, seen_by)
                 for site in spec.sites
             }
             clock.pack_s += time.perf_counter() - begun
@@ -135,25 +203,8 @@ def run_types(
 
             wall += time.perf_counter() - begun
             journal.submit(Shard(a, b - a, b - a, clock.forward_s, clock.pack_s, wall, write))
-    return centres
-
-
-def _stored_moments(path: Path, spec: RunSpec) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """By site, the mean and the standard deviation that a run which committed its first shard found."""
-    with store.reading(path) as connection:
-        rows = connection.execute(
-            "SELECT s.name, list(d.mean ORDER BY d.dim), list(d.std ORDER BY d.dim) FROM dimension_row d "
-            "JOIN site s USING (site_id) WHERE d.run_id = ? GROUP BY ALL",
-            [spec.run_id],
-        ).fetchall()
-    return {row[0]: np.array(row[1]) for row in rows}, {row[0]: np.array(row[2]) for row in rows}
-
-
-def clear(path: Path, run_id: str) -> None:
-    """Delete the scratch files of a run that is done, or that has not begun."""
-    folder = scratch(path, run_id)
-    if folder.exists():
-        shutil.rmtree(folder)
+    if spec.job == "types":
+        context.means.update({name: one.mean for name, one in moments.items()})
 
 
 _ROWS = 8192
@@ -254,13 +305,13 @@ def _merged(folder: Path, starts: Sequence[int], name: str) -> Statistics:
 
 
 def _rows(
-    file: Path, name: str, mean: Floats, std: Floats, device: torch.device, start: int, also: Also | None
+    file: Path, name: str, moments: Moments, device: torch.device, start: int, seen_by: Sequence[See]
 ) -> SiteRows:
     with safe_open(str(file), "pt") as tensors:
         x = tensors.get_tensor(name).to(device)
-    if also is not None:
-        also(name, start, x, mean, std)
-    centre = torch.from_numpy(mean.astype(np.float32)).to(device)
+    for see in seen_by:
+        see(name, start, x, moments)
+    centre = torch.from_numpy(moments.mean.astype(np.float32)).to(device)
     codes = {"zero": pack_signs(x), "mean": pack_signs(x, centre)}
     return SiteRows(norms_of(x).cpu().numpy(), {key: value.cpu().numpy() for key, value in codes.items()})
 
@@ -293,15 +344,3 @@ def _write_dimensions(session: Session, spec: RunSpec, statistics: dict[str, Sta
             statistics[one.site.name].n,
         )
         bulk.insert_figures(session, spec.run_id, [figure])
-
-
-def write_tokens(session: Session, tokenizer: str, strings: Sequence[str]) -> None:
-    """The vocabulary's texts, or the rows that a sibling model with a smaller embedding did not have."""
-    table = schema.token_row
-    there = session.query(table).filter(table.c.tokenizer == tokenizer).count()
-    ids = np.arange(there, len(strings), dtype=np.int32)
-    bulk.insert(
-        session,
-        table,
-        {"tokenizer": [tokenizer] * len(ids), "token_id": ids, "token": list(strings[there:])},
-    )

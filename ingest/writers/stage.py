@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,14 +17,15 @@ from numpy.typing import NDArray
 from ...catalog import bulk, schema, store
 from ...catalog.bulk import code_matrix
 from ...catalog.codes import n_bytes, unpack
-from ...catalog.errors import InvalidInput, ModelError, SiteError
+from ...catalog.errors import InvalidInput, ModelError, SiteError, option
 from ...catalog.ids import short_id
-from ..journal import RunSpec, Units, Write, run_units
-from ..known import Known, model_row
-from ..model.loaded import LoadedModel
+from .. import size as sizes
+from ..job import Context, Done, Watch
+from ..journal import RunSpec, Units, Write
 from ..model.sites import Site
-from ..neurons.stage import WORD_BYTES
+from ..size import Size, Step
 from ..stats.bits import Patterns
+from ..stats.moments import stored_moments
 from ..words import directions as words
 from .measure import KS, WRITERS, Group, measure_site
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _SOURCES = ("categories", "discovery")
 """The jobs that make features."""
-_ROW_BYTES = 9
-"""Of a row of `writer_row` or `coalition_row` in the file."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +50,20 @@ class _Spec:
 class WriterStage:
     """What the stage will do; which features there are is known for certain only when it runs.
 
-    `coming` is how many features the stage `features` is about to make.
-
     Raises:
         InvalidInput: if the model has no features and will get none, and the stage was asked for.
     """
 
-    def __init__(
-        self, path: Path, model: LoadedModel, known: Known, coming: int, asked: bool, seed: int = 0
-    ) -> None:
-        self.path, self.model, self.known, self.seed = path, model, known, seed
+    name: ClassVar[str] = "writers"
+    needs: ClassVar[tuple[str, ...]] = ("features",)
+    watch: Watch | None = None
+    seed: ClassVar[int] = 0
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.path, self.model, self.known = context.path, context.model, context.known
+        path, known, coming = context.path, context.known, context.coming.features
         self.notes: list[str] = []
-        self.changed = False
         self.n_features = coming
         if path.exists():
             with store.reading(path) as connection:
@@ -75,24 +75,27 @@ class WriterStage:
                 ).fetchall()
             self.n_features += sum(n for run_id, n in here if run_id not in covered)
             coming += len(here)
-        if asked and not coming:
+        if context.asked and not coming:
             raise InvalidInput(
-                f"writers are sought for features, and {known.name} has none", "add features to --stages"
+                f"writers are sought for features, and {known.name} has none",
+                f"add features to {option('stages')}",
             )
 
-    @property
-    def catalogue_bytes(self) -> int:
-        """What it will take in the file, at most."""
-        per_feature = (WRITERS + len(KS)) * _ROW_BYTES + 4 * words.TOP * WORD_BYTES
-        return int(self.n_features * per_feature)
+        per_feature = (WRITERS + len(KS)) * sizes.WRITER_BYTES + 4 * words.TOP * sizes.WORD_BYTES
+        seconds = sizes.WRITER_SECONDS * self.n_features * self.model.width
+        self.size = Size(
+            catalogue_bytes=int(self.n_features * per_feature),
+            steps=(Step(self.name, seconds),) * (self.n_features > 0),
+        )
 
-    def run(self, progress: Progress) -> list[str]:
-        """Do all that is missing; the runs' ids."""
-        done = []
+    def run(self, progress: Progress) -> Done:
+        """Do all that is missing."""
+        done = Done(notes=self.notes)
         for spec in self._plan():
             if not spec.finished:
                 self._job(spec, progress)
-            done.append(spec.run_id)
+                done.changed = True
+            done.runs.append(spec.run_id)
         return done
 
     def _old(self, connection: Any) -> list[_Spec]:
@@ -144,7 +147,6 @@ class WriterStage:
             vocabulary = None
             self.notes.append(f"no feature was read in words: {error.what}")
         sites = spec.params["sites"]
-        self.changed = True
 
         def compute(i: int) -> Write:
             groups, stds = self._groups(spec.params["features"], sites[i])
@@ -174,12 +176,8 @@ class WriterStage:
 
             return write
 
-        run_units(
-            self.path,
-            model_row(self.model, self.known.name),
-            str(self.model.device),
-            Units(RunSpec(spec.run_id, "writers", spec.params, ()), compute, len(sites), "sites"),
-            progress,
+        self.context.run_units(
+            Units(RunSpec(spec.run_id, "writers", spec.params, ()), compute, len(sites), "sites"), progress
         )
 
     def _groups(self, sources: list[str], site: str) -> tuple[list[Group], NDArray[np.float64]]:
@@ -192,12 +190,7 @@ class WriterStage:
                 f"WHERE f.run_id IN ({listed}) AND s.model_id = ? AND s.name = ? ORDER BY f.kind, f.centre, f.feature_id",
                 [self.known.model_id, site],
             ).to_arrow_table()
-            stds = connection.execute(
-                "SELECT d.std FROM dimension_row d JOIN site s USING (site_id) JOIN run r USING (run_id) WHERE s.model_id = ? "
-                "AND s.name = ? AND d.subject = 'type' AND r.finished_at IS NOT NULL ORDER BY r.started_at, r.run_id, d.dim "
-                "LIMIT ?",
-                [self.known.model_id, site, width],
-            ).fetchnumpy()["std"]
+            moments = stored_moments(connection, self.known.model_id, site=site)
         keys = list(zip(table.column("kind").to_pylist(), table.column("centre").to_pylist(), strict=True))
         mask, polarity = (
             unpack(code_matrix(table.column(name), n_bytes(width)), width).astype(np.bool_)
@@ -208,7 +201,7 @@ class WriterStage:
         for key in dict.fromkeys(keys):
             some = np.array([one == key for one in keys])
             groups.append(Group(*key, ids[some], Patterns(mask[some], polarity[some])))
-        return groups, np.asarray(stds, np.float64)
+        return groups, moments[site].std
 
     def _words(
         self,

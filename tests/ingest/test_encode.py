@@ -15,7 +15,8 @@ from signarium.catalog import store
 from signarium.catalog.codes import pack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
 from signarium.ingest import encode
-from signarium.ingest.encode import encode_state, encode_text, recheck, site_mean
+from signarium.ingest.encode import encode_state, encode_text, site_mean
+from signarium.ingest.recheck import recheck
 
 CONTEXT = 32
 SITES = ("embed", "resid_post.1", "k.1")

@@ -16,7 +16,8 @@ import signarium
 from signarium.catalog import store
 from signarium.catalog.codes import hamming
 from signarium.ingest import size
-from signarium.ingest.encode import encode_text, recheck
+from signarium.ingest.encode import encode_text
+from signarium.ingest.recheck import recheck
 from signarium.ingest.rotations.carry import code_figures
 from signarium.ingest.rotations.chance import chance
 from signarium.ingest.rotations.explained import explained

@@ -10,7 +10,8 @@ from digest import rows
 
 import signarium
 from signarium.catalog.errors import DiskFull, RunConflict
-from signarium.ingest import plan, size
+from signarium.ingest import size
+from signarium.ingest.states import texts
 
 
 def on_disk(path: Path) -> int:
@@ -155,7 +156,7 @@ def test_an_unfinished_run_over_more_texts_is_not_torn_apart(tmp_path: Path) -> 
     options: dict[str, Any] = {"sites": "embed", "context": 32, "device": "cpu", "stages": ["states"]}
     signarium.ingest(path, folder, text=[a, b], max_tokens=40, **options)  # type: ignore[operator]
     with pytest.raises(
-        RunConflict, match=r"b\.txt is part of an unfinished run .* give the same --text"
+        RunConflict, match=r"b\.txt is part of an unfinished run .* give the same `text`"
     ) as caught:
         signarium.ingest(path, folder, text=[b], **options)  # type: ignore[operator]
     assert "\n" not in str(caught.value)
@@ -170,7 +171,7 @@ def test_an_unfinished_run_over_more_texts_is_not_torn_apart(tmp_path: Path) -> 
 
 def test_colliding_texts_get_ranges_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # All texts fall onto the same range unless salted.
-    monkeypatch.setattr(plan, "text_base", lambda salt, *_: (7 + salt) << 32)
+    monkeypatch.setattr(texts, "text_base", lambda salt, *_: (7 + salt) << 32)
     folder = tiny.folder(tmp_path, "llama")
     path = tmp_path / "c.duckdb"
     options: dict[str, Any] = {"sites": "embed", "context": 32, "device": "cpu", "stages": ["states"]}

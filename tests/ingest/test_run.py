@@ -18,11 +18,10 @@ from safetensors.torch import load_file, save_file
 import signarium
 from signarium.catalog.errors import DiskFull, ModelError
 from signarium.catalog.revisions import REVISIONS
-from signarium.ingest import size
+from signarium.ingest import journal, plan, size
 from signarium.ingest.journal import Journal
 from signarium.ingest.model.load import LoadedModel
 from signarium.ingest.progress import Silent
-from signarium.ingest.types import stage as types
 
 pytestmark = pytest.mark.long
 
@@ -138,9 +137,9 @@ def test_scratch_files_of_others(shared: Path, tmp_path: Path, monkeypatch: pyte
     # Left by a run that was killed just after its last commit: they go with the next command.
     path = tmp_path / "c.duckdb"
     with monkeypatch.context() as patched:
-        patched.setattr(types, "clear", lambda *_: None)
+        patched.setattr(plan, "clear", lambda *_: None)
         run_id = ingest(path, shared).runs[0]
-    scratch = types.scratch(path, run_id)
+    scratch = journal.scratch(path, run_id)
     content = {one.name: one.read_bytes() for one in scratch.iterdir()}
     assert content
     assert ingest(path, shared).already

@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,21 +189,19 @@ def _serve() -> None:
 
     import signarium.cli
     import signarium.commands
-    import signarium.ingest.model.load
     import signarium.ingest.run
-    import signarium.ingest.states.stage
-    import signarium.ingest.types.stage
     import signarium.migrations.manage
     import signarium.queries
     from signarium.catalog.engines import blocks
     from signarium.catalog.engines.flat import faiss
+    from signarium.ingest.model import load
 
     faiss()
     # What a command imports when it needs it, each child would import again.
 
     if blocks.missing() is None:
         import signarium.catalog.engines.kernel
-    for room in (signarium.commands, signarium.queries, signarium.ingest):
+    for room in (signarium.commands, signarium.queries, sys.modules["signarium.ingest"]):
         for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
             importlib.import_module(module.name)
     # Before any operation, so that there are no threads to lose in a fork.
@@ -216,7 +214,7 @@ def _serve() -> None:
             # No threads here either.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             threads = os.listdir("/proc/self/task")
-            models[source] = signarium.ingest.model.load.load_model(source, device="cpu")
+            models[source] = load.load_model(source, device="cpu")
             assert os.listdir("/proc/self/task") == threads
             del os.environ["TOKENIZERS_PARALLELISM"]
         shared[:] = bytes(len(shared))
@@ -298,7 +296,7 @@ def _child(
     job: dict[str, Any], shared: mmap.mmap, models: dict[str, Any], terminal: _Terminal | None
 ) -> None:
     import signarium.cli
-    import signarium.ingest.model.load
+    from signarium.ingest.model import load
 
     code = 99
     try:
@@ -315,7 +313,7 @@ def _child(
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         if "loaded" in job:
-            signarium.ingest.model.load.load_model = lambda source, **_: models[source]
+            load.load_model = lambda source, **_: models[source]
         _prepare(job, shared)
         sys.argv = ["signarium", *job["args"]]
         try:
@@ -339,17 +337,15 @@ def _child(
 def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
     import signarium.catalog.index
     import signarium.catalog.revisions
-    import signarium.ingest.journal
-    import signarium.ingest.run
-    import signarium.ingest.size
-    import signarium.ingest.states.stage
-    import signarium.ingest.types.stage
     import signarium.migrations.manage
+    from signarium.ingest import journal, size, stages
+    from signarium.ingest.states import stage as states
+    from signarium.ingest.types import stage as types
 
     # As in `conftest`: who wants features asks for the stage.
-    signarium.ingest.run.DEFAULT_STAGES = ("types", "states")
+    stages.LISTED[:] = [replace(one, usual=one.name in ("types", "states")) for one in stages.LISTED]
     if (tokens := job.get("shard_tokens")) is not None:
-        signarium.ingest.size.shard_tokens = lambda _: tokens
+        size.shard_tokens = lambda _: tokens
     for name, value in job.get("set", {}).items():
         module, _, attribute = name.rpartition(".")
         assert hasattr(sys.modules[module], attribute), name
@@ -378,9 +374,9 @@ def _prepare(job: dict[str, Any], shared: mmap.mmap) -> None:
         setattr(owner, name, wrapped)
 
     tell(signarium.migrations.manage, "ensure", "create")
-    tell(signarium.ingest.types.stage, "_compute", "scratch")
-    tell(signarium.ingest.states.stage, "_forward", "forward")
-    tell(signarium.ingest.journal.Journal, "_commit", "commit")
+    tell(types, "_compute", "scratch")
+    tell(states, "_forward", "forward")
+    tell(journal.Journal, "_commit", "commit")
     tell(signarium.catalog.index, "build", "index")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from digest import Commands, digest, rows, sound
 import signarium
 from signarium.catalog.codes import agreement, unpack
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest import run
+from signarium.ingest import stages
 from signarium.ingest.features import stage
 from signarium.ingest.model.loaded import LoadedModel
 from signarium.ingest.stats.bases import bases
@@ -64,12 +65,12 @@ def members_of(path: Path) -> dict[int, list[int]]:
 # ---- what it leaves -----------------------------------------------------------------------------
 
 
-def test_features_are_a_default_stage() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "DEFAULT_STAGES", run.STAGES)
-        later = ["features", "neurons", "writers"]
-        assert run._stages(None, True, False) == ["types", "states", *later]
-        assert run._stages(None, False, False) == ["types", *later]
+def test_features_are_a_default_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = [replace(one, usual=True) for one in stages.LISTED]
+    monkeypatch.setattr(stages, "LISTED", usual)
+    later = ["features", "neurons", "writers"]
+    assert [one.name for one in stages.choose(None, ["text"])] == ["types", "states", *later]
+    assert [one.name for one in stages.choose(None, [])] == ["types", *later]
 
 
 def test_every_job_is_done_and_nothing_is_left_behind(home: Path) -> None:
@@ -305,7 +306,7 @@ def test_bad_categories_are_refused_before_anything_is_written(home: Path, tmp_p
 def test_what_belongs_to_features_needs_the_stage(home: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="belong to the stage features"):
         ingest(tmp_path / "c.duckdb", home, stages=["types", "states"])
-    with pytest.raises(InvalidInput, match="add types to --stages"):
+    with pytest.raises(InvalidInput, match="add types to `stages`"):
         ingest(tmp_path / "c.duckdb", home, stages=["features"], no_text=True)
 
 

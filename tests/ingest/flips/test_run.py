@@ -252,7 +252,7 @@ def test_the_same_command_does_nothing_and_another_seed_is_another_run(
 ) -> None:
     path, report = flipped
     before = digest(path)
-    monkeypatch.setattr("signarium.ingest.flips.run.reload", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "reload", lambda *_: pytest.fail("the model was loaded"))
     # A name is no content.
     renamed = Path(shutil.copy(home / "a.txt", home / "b.txt"))
     again = flip(path, report.feature_id, text=[renamed], **SMALL)

@@ -15,8 +15,8 @@ from sqlalchemy import text
 import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.encode import recheck
 from signarium.ingest.neurons import stage as neurons
+from signarium.ingest.recheck import recheck
 from signarium.ingest.words import directions as words
 
 

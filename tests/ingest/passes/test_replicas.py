@@ -328,7 +328,7 @@ def test_interrupted_as_a_command(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"device": "cpu", "devices": "cpu,cpu"}, "--device and --devices exclude each other"),
+        ({"device": "cpu", "devices": "cpu,cpu"}, "`device` and `devices` exclude each other"),
         ({"devices": "cpu,tpu9"}, "no device 'tpu9'"),
         ({"devices": "cpu,cuda:77"}, "no device 'cuda:77'"),
         ({"devices": "cpu,,cpu"}, "no device ''"),

@@ -17,6 +17,7 @@ import turned
 import wordy
 from effort import in_full
 
+from signarium import ingest
 from signarium.catalog import parts, verify
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, SiteError
 from signarium.ingest.model.load import load_model
@@ -27,7 +28,6 @@ from signarium.ingest.rotations.explained import explained
 from signarium.ingest.rotations.fit import fit
 from signarium.ingest.rotations.report import AlignReport
 from signarium.ingest.rotations.request import AlignRequest
-from signarium.ingest.run import ingest
 from signarium.ingest.saes.add import add_sae
 from signarium.ingest.saes.dictionary import save
 from signarium.ingest.saes.request import SaeAddRequest, Settings

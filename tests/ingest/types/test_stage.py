@@ -13,7 +13,7 @@ from transformers import AutoModel
 import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput, ModelError
-from signarium.ingest import size
+from signarium.ingest import journal, size
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
 from signarium.ingest.types import stage as types
@@ -199,7 +199,7 @@ def test_scratch_files_made_anew_do_not_move_the_centre(
         rows(path, "SELECT mean FROM dimensions ORDER BY dim"),
     )
     assert rows(path, "SELECT count(*) FROM shard") == [(3,)]
-    types.clear(path, run_id)
+    journal.clear(path, run_id)
     monkeypatch.setattr(types, "_rows", real)
     compute = types._compute
     made = []
@@ -210,7 +210,7 @@ def test_scratch_files_made_anew_do_not_move_the_centre(
 
     monkeypatch.setattr(types, "_compute", shifted)
     centres = []
-    monkeypatch.setattr(types, "_rows", lambda *args: centres.append(args[2]) or real(*args))
+    monkeypatch.setattr(types, "_rows", lambda *args: centres.append(args[2].mean) or real(*args))
     signarium.ingest(path, folder, sites="resid_post.0", device="cpu")  # type: ignore[operator]
     # Only what was missing is computed, and its centre is what stands in the catalogue, bit for bit.
     assert made == [300]
@@ -229,7 +229,7 @@ def test_damaged_scratch_files_are_made_again(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ModelError, match="stopped here"):
         signarium.ingest(path, folder, sites="resid_post.0;k.1", device="cpu")  # type: ignore[operator]
     monkeypatch.setattr(types, "_merged", merged)
-    scratch = types.scratch(path, rows(path, "SELECT run_id FROM runs")[0][0])
+    scratch = journal.scratch(path, rows(path, "SELECT run_id FROM runs")[0][0])
     assert sorted(int(one.name) for one in scratch.iterdir()) == list(range(0, 304, 50))
     (scratch / "0").write_bytes(b"")
     (scratch / "50").write_bytes((scratch / "50").read_bytes()[:-40])
@@ -270,7 +270,7 @@ def test_nan_on_the_way_is_refused_with_the_site(tmp_path: Path, monkeypatch: py
 
 def test_bos_needs_the_stage_types(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(tiny.TEXT)
-    with pytest.raises(InvalidInput, match="--bos belongs to the stage types"):
+    with pytest.raises(InvalidInput, match="`bos` belongs to the stage types"):
         signarium.ingest(  # type: ignore[operator]
             tmp_path / "c.duckdb", tmp_path, text=[tmp_path / "a.txt"], stages=["states"], bos=True
         )

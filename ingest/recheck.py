@@ -1,0 +1,121 @@
+"""Stored codes against those that the model gives when they are computed again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..catalog import bulk, store
+from ..catalog.codes import Codes, hamming, n_bytes, pack
+from ..catalog.ids import neuron_place
+from .encode import reload
+from .model.loaded import LoadedModel
+from .model.sites import Site
+from .passes.forward import signs_of
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True)
+class Recheck:
+    """How many bits of a sample of stored codes differ from those computed again."""
+
+    model: str
+    what: str
+    codes: int
+    bits: int
+    flipped: int
+
+
+def recheck(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]:
+    """Recompute `n` random type codes (centre zero) of a model at each of its sites, and those of `n` random neurons,
+    and compare.
+
+    Batches are composed otherwise than at ingest, so a few bits in a thousand may differ by the float type
+    alone (see `measurements`, metric bit_flip_rate_zero); many mean that the codes are not this model's.
+
+    Raises:
+        ModelError: if the model is not at hand.
+    """
+    with store.reading(path) as connection:
+        sets = connection.execute(
+            "SELECT site, code_set_id, width FROM code_sets WHERE model = ? AND subject = 'type' AND centre = 'zero' "
+            "AND basis = 'standard' AND n > 0 ORDER BY site",
+            [name],
+        ).fetchall()
+        neurons = _some_neurons(connection, name, n, seed)
+    if not sets and neurons is None:
+        return []
+    # Not while the file is held: a model takes its time to load.
+    model = reload(path, name)
+    results = [_recheck_neurons(model, name, *neurons)] if neurons is not None else []
+    if not sets:
+        return results
+    with store.reading(path) as connection:
+        chosen = np.sort(
+            np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False)
+        )
+        stored = {}
+        for site, ident, width in sets:
+            table = connection.execute(
+                "SELECT item, code FROM code_row WHERE code_set_id = ? AND item IN "
+                f"({', '.join(map(str, chosen))}) ORDER BY item",
+                [ident],
+            ).to_arrow_table()
+            stored[site] = (
+                table.column("item").to_numpy(),
+                bulk.code_matrix(table.column("code"), n_bytes(width)),
+                width,
+            )
+    sites = [Site.from_name(site) for site, _, _ in sets]
+    again = signs_of(
+        model,
+        [np.array([i], dtype=np.int32) for i in chosen],
+        sites,
+        {one.name: {"zero": None} for one in sites},
+        len(chosen),
+    )
+    for site, (items, codes, width) in stored.items():
+        mine = again[site].codes["zero"][np.searchsorted(chosen, items)]
+        differing = int(hamming(mine, codes).sum())
+        results.append(
+            Recheck(name, f"types recomputed at {site}", len(items), len(items) * width, differing)
+        )
+    return results
+
+
+def _some_neurons(
+    connection: duckdb.DuckDBPyConnection, name: str, n: int, seed: int
+) -> tuple[NDArray[np.int64], Codes] | None:
+    """Items and codes of `n` random neurons; None where none are stored."""
+    sets = connection.execute(
+        "SELECT code_set_id, width FROM code_sets WHERE model = ? AND subject = 'neuron' AND n > 0", [name]
+    ).fetchall()
+    if not sets:
+        return None
+    ident, width = sets[0]
+    items = np.concatenate(list(bulk.stream_items(connection, ident)))
+    some = np.random.default_rng(seed).choice(items, min(n, len(items)), replace=False)
+    table = connection.execute(
+        f"SELECT item, code FROM code_row WHERE code_set_id = ? AND item IN ({', '.join(map(str, some))})",
+        [ident],
+    ).to_arrow_table()
+    return table.column("item").to_numpy(), bulk.code_matrix(table.column("code"), n_bytes(width))
+
+
+def _recheck_neurons(model: LoadedModel, name: str, items: NDArray[np.int64], stored: Codes) -> Recheck:
+    """Codes of weights, which are the same bit for bit or those of another model."""
+    differing = 0
+    places = np.array([neuron_place(int(item)) for item in items])
+    for layer in np.unique(places[:, 0]):
+        here = places[:, 0] == layer
+        rows = torch.from_numpy(places[here, 1])
+        mine = pack(model.ffn_directions(int(layer))[rows.to(model.device)].float().cpu().numpy())
+        differing += int(hamming(mine, stored[here]).sum())
+    return Recheck(name, "neurons read again", len(items), len(items) * model.width, differing)
