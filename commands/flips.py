@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from .. import Catalogue
-from ..progress import Display
 from .options import (
     can_resume,
     context_option,
@@ -19,6 +18,7 @@ from .options import (
     text_option,
 )
 from .output import Output, say
+from .progress import Display
 
 
 @click.command()

@@ -9,9 +9,9 @@ import click
 
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
-from ..progress import Display
 from .options import can_resume, device_option, text_option
 from .output import say
+from .progress import Display
 
 
 @click.command()

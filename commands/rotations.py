@@ -10,7 +10,6 @@ import click
 
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
-from ..progress import Display
 from .options import (
     can_resume,
     context_option,
@@ -23,6 +22,7 @@ from .options import (
     tokens_option,
 )
 from .output import Output, say
+from .progress import Display
 
 
 @click.command()

@@ -11,10 +11,10 @@ import click
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
 from ..catalog.text import visible
-from ..progress import Display
 from .lists import add_list
 from .options import context_option, device_option, seed_option, text_option, tokens_option
 from .output import say
+from .progress import Display
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -50,9 +50,7 @@ class IngestRequest:
         for name in ("context", "max_tokens", "batch_tokens", "seeds"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidInput(
-                    f"{option(name, value)} is no number of tokens or types", "it must be 1 or more"
-                )
+                raise InvalidInput(f"{option(name, value)} is too small", "it must be 1 or more")
         if self.devices is not None and self.device != AUTO:
             raise InvalidInput(
                 f"{option('device')} and {option('devices')} exclude each other", "pass one of them"

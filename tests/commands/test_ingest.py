@@ -43,7 +43,7 @@ def test_ingest_says_what_was_made(
 def test_progress_without_a_terminal_is_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from signarium.progress import Display
+    from signarium.commands.progress import Display
 
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
