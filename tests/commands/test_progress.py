@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import terminal
 import tiny
+from digest import Commands
 
 from signarium.commands.progress import Display, Outlook
 from signarium.ingest.job import Estimate
@@ -84,11 +85,11 @@ def test_the_line_fits_its_terminal(
     assert capsys.readouterr().err == ""
 
 
-def test_a_terminal_shows_one_line_that_is_gone_in_the_end(tmp_path: Path) -> None:
+def test_a_terminal_shows_one_line_that_is_gone_in_the_end(warm: Commands, tmp_path: Path) -> None:
     folder = tiny.folder(tmp_path, "llama")
     (tmp_path / "a.txt").write_text(tiny.TEXT * 40)
     shown = terminal.in_terminal(
-        80, "--db", str(tmp_path / "c.duckdb"), "ingest", str(folder), "--device", "cpu", "--text",
+        warm, 80, "--db", str(tmp_path / "c.duckdb"), "ingest", str(folder), "--device", "cpu", "--text",
         str(tmp_path / "a.txt"), "--stages", "types,states,neurons",
     )  # fmt: skip
     assert shown.code == 0
