@@ -209,11 +209,7 @@ def train_sae(path: Path, request: SaeTrainRequest, progress: Progress | None = 
     progress.loading(f"loading {request.model}")
     model = reload(path, request.model, request.device)
     model.require_site(site)
-    if model.max_positions is not None and request.context > model.max_positions:
-        raise InvalidInput(
-            f"a context of {request.context} is more than the {model.max_positions} positions of {request.model}",
-            f"pass {option('context', model.max_positions)}",
-        )
+    model.check_window(request.context)
     states, n = _gathered(model, site, files, request, progress)
     progress.started("sae", settings.steps, 0, "steps")
     made = train(states[:n], settings, progress.computed, model.device)
