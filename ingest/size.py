@@ -115,7 +115,7 @@ class Shape(Protocol):
 
 SHARD_BLOCKS = 3.0
 """Blocks of a shard beside its codes and norms: the small columns and the metadata."""
-EMPTY_BYTES = 536_576 + 19 * BLOCK_BYTES
+EMPTY_BYTES = 536_576 + 20 * BLOCK_BYTES
 """A catalogue with one small run: each small table and each key fills a block."""
 TOKEN_BYTES = 11.0
 """Of a row of `token_row`."""

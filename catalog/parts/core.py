@@ -17,7 +17,7 @@ from ..part import (
     ref,
     table,
 )
-from .common import CODE, CODE_SET, MODEL, SITE
+from ..shared import CODE, CODE_SET, MODEL, SITE
 
 _TABLES = (
     table(

@@ -19,7 +19,7 @@ from ..part import (
     scaled,
     table,
 )
-from .common import CODE_SET, FEATURE, SITE
+from ..shared import CODE_SET, FEATURE, SITE
 
 _TOKEN_OF_FEATURE = """JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.token_id"""

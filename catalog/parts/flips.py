@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..part import BIGINT, DOUBLE, VARCHAR, Claim, Control, Part, View, Word, ref, table
-from .common import FEATURE
+from ..shared import FEATURE
 
 _TABLES = (
     table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..part import BIGINT, DOUBLE, VARCHAR, Part, View, ref, table
-from .common import SITE
+from ..shared import SITE
 
 _TABLES = (
     table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ids import NEURON_BITS
 from ..part import Part, View
-from .common import FROM_CODES, MODEL, NORM, count_codes
+from ..shared import FROM_CODES, MODEL, NORM, count_codes
 
 _VIEWS = (
     View(

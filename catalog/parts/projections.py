@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ids import NEURON_BITS
 from ..part import BIGINT, INTEGER, REAL, VARCHAR, Claim, Control, Part, View, ref, rotated, table
-from .common import SITE
+from ..shared import SITE
 
 
 def _words(number: str, what: str, subject: str, centre: str, point: str) -> Claim:

@@ -17,7 +17,7 @@ from ..part import (
     scaled,
     table,
 )
-from .common import AS_IS, FEATURE, HAAR, MEAN_SHIFT, SHUFFLED_PAIRS, carried, linear
+from ..shared import AS_IS, FEATURE, HAAR, MEAN_SHIFT, SHUFFLED_PAIRS, carried, linear
 
 _TABLES = (
     table(

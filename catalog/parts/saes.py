@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ids import PLACE_BITS
 from ..part import BIGINT, INTEGER, TIMESTAMP, VARCHAR, Control, Part, View, Word, ref, table
-from .common import AS_IS, FROM_CODES, MEAN_SHIFT, NORM, SITE, carried, linear
+from ..shared import AS_IS, FROM_CODES, MEAN_SHIFT, NORM, SITE, carried, linear
 
 _TABLES = (
     table(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..part import Claim, Control, Part, View, random_weights, rotated
-from .common import CODE, CODE_SET, FROM_CODES, count_codes
+from ..shared import CODE, CODE_SET, FROM_CODES, count_codes
 
 _VIEWS = (
     View(

@@ -16,7 +16,7 @@ from ..part import (
     scaled,
     table,
 )
-from .common import CODE, CODE_SET, FROM_CODES, SITE, count_codes
+from ..shared import CODE, CODE_SET, FROM_CODES, SITE, count_codes
 
 _TYPES = {
     **CODE_SET,

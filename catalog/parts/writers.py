@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..part import DOUBLE, INTEGER, Claim, Control, Part, View, Word, random_weights, ref, table
-from .common import FEATURE
+from ..shared import FEATURE
 
 _SHUFFLED = Control("shuffled weights", "column_shuffled:%", "above")
 _GAUSSIAN = Control("Gaussian weights", "gaussian:%", "above")

@@ -15,7 +15,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from json.encoder import encode_basestring
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from ...catalog.errors import InvalidInput
+from ...catalog.files import replacing
 from ...catalog.text import visible
 
 if TYPE_CHECKING:
@@ -408,19 +409,14 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
             yield stream
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        file = part.open("wb")
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot write {path} ({error.strerror})", "name another file for --output"
-        ) from error
-    try:
-        with file:
-            yield file
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(stack.enter_context(replacing(path, part, sync=False)).open("wb"))
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot write {path} ({error.strerror})", "name another file for --output"
+            ) from error
+        yield file
 
 
 def rendered(table: pa.Table, format: str = "table", *, width: int | None = None, color: bool = False) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from signarium.catalog.errors import DiskFull, InvalidInput, SignariumError
+from signarium.catalog.files import replacing
 
 from . import task
 from .train import APART, COHORTS, RECIPE, Recipe, Scores, checkpoint_steps, train_seed
@@ -109,9 +110,8 @@ def write_text(path: Path, n: int, kind: str = task.KINDS[0], seed: int = 0) -> 
     if n < 1:
         raise InvalidInput(f"{n} sequences are no text", "pass --text 1 or more")
     rows = task.text(task.held_out_rows(kind, n, _TEXT_SEED + seed))
-    new = path.with_name(f".{path.name}.new")
-    new.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), "utf-8")
-    os.replace(new, path)
+    with replacing(path) as new:
+        new.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), "utf-8")
     click.echo(f"{path}: {n:,} sequences, {sum(map(len, rows)):,} brackets")
 
 

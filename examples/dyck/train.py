@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from signarium.catalog.errors import InvalidInput, ModelError
+from signarium.catalog.files import replacing
 from signarium.ingest.model.weights import read_json
 
 from . import task
@@ -173,9 +173,8 @@ class _Run:
             "passed": self.passed, "best_step": self.best_step, "history": json.dumps(self.history),
             "model": self.model.state_dict(), "best": self.best, "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        new = path.with_suffix(".state.new")
-        torch.save(state, new)
-        os.replace(new, path)
+        with replacing(path, path.with_suffix(".state.new")) as new:
+            torch.save(state, new)
 
     def restore(self, path: Path) -> None:
         """Goes on from what `keep` wrote.

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...catalog import store
 from ...catalog.errors import InvalidInput, option
+from ...catalog.files import replacing
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,10 @@ def write_matrices(path: Path, run_id: str, output: Path) -> list[Path]:
             raise InvalidInput(f"{file} is a folder", "name another file")
     for site, width, matrix in rows:
         file = files[site]
-        partial = file.with_name(file.name + ".part")
         try:
-            with partial.open("wb") as handle:
+            with replacing(file, file.with_name(file.name + ".part")) as part, part.open("wb") as handle:
                 np.save(handle, np.frombuffer(matrix, "<f4").reshape(width, width))
-            partial.replace(file)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise InvalidInput(
                 f"{file} cannot be written ({error.strerror or error})", "name another file"
             ) from None

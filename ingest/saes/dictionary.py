@@ -6,7 +6,6 @@ The names are SAELens': `W_enc`, `b_enc`, `W_dec`, `b_dec`, and `threshold` wher
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ...catalog.errors import InvalidInput
+from ...catalog.files import replacing
 from ..model.weights import brief
 
 _NEEDED = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -293,14 +293,9 @@ def save(file: Path, dictionary: Dictionary) -> None:
     # The library writes metadata in an order that changes from one process to the next.
     header = json.dumps({"__metadata__": metadata} | json.loads(made[8 : 8 + length])).encode()
     header += b" " * (-len(header) % 8)
-    new = file.with_name(f".{file.name}.new")
     try:
-        with new.open("wb") as stream:
+        with replacing(file, file.with_name(f".{file.name}.new")) as new, new.open("wb") as stream:
             stream.write(len(header).to_bytes(8, "little") + header)
             stream.write(memoryview(made)[8 + length :])
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, file)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise InvalidInput(f"{file} cannot be written ({brief(error)})", "give another file") from error

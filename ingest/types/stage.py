@@ -6,7 +6,6 @@ catalogue (one a shard, gone when the run ends) and the codes of both centres ar
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from sqlalchemy.orm import Session
 from ...catalog import bulk, schema, store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull, InvalidInput, option
+from ...catalog.files import replacing
 from .. import size as sizes
 from ..job import Context, Done, See, Watch
 from ..journal import Journal, RunSpec, Shard, scratch
@@ -273,12 +273,10 @@ def _save(file: Path, made: _Computed) -> None:
             tensors[name] = x.cpu()
         for key, value in vars(made.statistics[name]).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value)
-    temporary = file.with_name(file.name + ".tmp")
     try:
-        save_file(tensors, str(temporary))
-        os.replace(temporary, file)
+        with replacing(file, file.with_name(file.name + ".tmp"), sync=False) as temporary:
+            save_file(tensors, str(temporary))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise DiskFull(file.parent, during=True) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..part import POLYMORPHISM, Claim, Control
+from .part import POLYMORPHISM, Claim, Control
 
 MODEL = {"model": "name of the model"}
 SITE = {**MODEL, "site": "named point, such as `resid_post.12`"}
