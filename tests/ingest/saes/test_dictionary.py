@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dictionary.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(InvalidInput, match="cannot be written"):
         save(file, made(seed=8))
     assert file.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
