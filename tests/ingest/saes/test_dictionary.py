@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from signarium.catalog import files
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.saes import dictionary
 from signarium.ingest.saes.dictionary import Dictionary, load, save
 
 WIDTH, FEATURES = 6, 10
