@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from digest import codes, rows
+from effort import some
 
 import signarium
 from signarium.catalog import store
@@ -50,7 +51,7 @@ def test_free_text_has_the_code_of_the_state_that_it_is(home: Path) -> None:
             )
             assert len(stored) == CONTEXT
             special = rows(path, "SELECT architecture = 'bert' FROM models")[0][0]
-            for position in (None, 0, 5, CONTEXT - 1, -1, -CONTEXT):
+            for position in some((None, 0, 5, CONTEXT - 1, -1, -CONTEXT), 2):
                 found = encode_text(path, "model", site, centre, text, position, "cpu")
                 # Without a position it is the last token of the text, before a [SEP].
                 expected = CONTEXT - 1 - special if position is None else position % CONTEXT
@@ -64,7 +65,7 @@ def test_floats_of_a_text_are_what_its_code_has_the_signs_of(home: Path) -> None
     path = home / "c.duckdb"
     (text,) = rows(path, "SELECT text FROM documents WHERE chunk = 0")[0]
     for site in SITES:
-        for position in (None, 0, 5, -1):
+        for position in some((None, 0, 5, -1), 3):
             state = encode_state(path, "model", site, text, position, "cpu")
             code = encode_text(path, "model", site, "zero", text, position, "cpu")
             assert state.floats.dtype == np.float64 and state.floats.ndim == 1

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from digest import codes, digest, rows, sound
+from effort import in_full
 from transformers import AutoModel
 
 import signarium
@@ -150,7 +151,7 @@ def test_a_sibling_with_a_larger_vocabulary_adds_its_tokens(tmp_path: Path) -> N
     sound(path)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", in_full("gpt2")])
 def test_neither_shards_nor_batches_matter(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

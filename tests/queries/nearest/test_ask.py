@@ -11,7 +11,7 @@ import duckdb
 import featured
 import numpy as np
 import pytest
-from effort import is_full, some
+from effort import some
 from made import DECODER, ENCODER, SITES, Made
 
 import signarium
@@ -368,7 +368,7 @@ def test_feature_equals_numpy_in_every_view(
     c, rows = featured_c
     item = "state_id" if within == "states" else "token_id"
     # Each answer over all states brings their contexts: the slow part, and not what is tested here.
-    for one in some(rows, 5)[:: 5 if within == "states" and is_full() else 1]:
+    for one in some(rows, 5)[:: 5 if within == "states" else 1]:
         expected = masked_by_numpy(c.path, within or "types", item, one, where or "true")
         answer = c.nearest(f"feature:{one.feature_id}", within=within, k=ALL, where=where)
         assert answered(answer) == expected and answer.searched == len(expected) > 0
