@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import wordy
 from digest import Commands, digest, rows, sound
+from effort import some
 
 import signarium
 from signarium.catalog.codes import agreement, unpack
@@ -341,7 +342,7 @@ def test_killed_and_resumed_is_never_killed(warm: Commands, home: Path, tmp_path
     assert whole.code == 0, whole.err
     expected = digest(undisturbed)
     path = tmp_path / "killed.duckdb"
-    for part in (0.5, 0.7, 0.85):
+    for part in some((0.5, 0.7, 0.85), 2):
         warm.run("--db", path, "ingest", *inputs, kill_after=part * whole.seconds, loaded=loaded)
         if path.exists():
             with duckdb.connect(str(path), read_only=True) as connection:

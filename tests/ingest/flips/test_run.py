@@ -12,6 +12,7 @@ import pytest
 import torch
 import wordy
 from digest import digest, rows, sound
+from effort import in_full
 from sqlalchemy import update
 
 import signarium
@@ -261,7 +262,7 @@ def test_the_same_command_does_nothing_and_another_seed_is_another_run(
         flip(path, report.feature_id, text=home / "a.txt", **(SMALL | {"seed": 1}))
 
 
-@pytest.mark.parametrize("stop", [0, 9])
+@pytest.mark.parametrize("stop", [in_full(0), 9])
 def test_resumed_is_never_killed(
     flipped: tuple[Path, FlipReport], home: Path, tmp_path: Path, stop: int
 ) -> None:

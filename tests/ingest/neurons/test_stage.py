@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from digest import Commands, digest, rows, sound
+from effort import in_full
 from sqlalchemy import text
 
 import signarium
@@ -164,7 +165,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, warm: Commands) -> Path:
     return path
 
 
-@pytest.mark.parametrize("nth", [2, 6])
+@pytest.mark.parametrize("nth", [in_full(2), 6])
 def test_killed_and_resumed(whole: Path, tmp_path: Path, warm: Commands, nth: int) -> None:
     path = tmp_path / "c.duckdb"
     killed = warm.run("--db", path, *COMMAND, kill_in=("commit", nth, 0.0))
