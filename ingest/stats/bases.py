@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 HAAR_SEEDS = (1, 2, 3)
-
 SCALED_SEED = 1
-"""Of the one basis that is rotated after dividing each dimension by its standard deviation over the types."""
+"""Seed of the basis that is rotated after each dimension was divided by its standard deviation over the types."""
 
 
 @lru_cache(maxsize=16)
@@ -21,7 +20,7 @@ def haar(width: int, seed: int) -> torch.Tensor:
 
 
 def draw_haar(width: int, generator: np.random.Generator) -> torch.Tensor:
-    """The next one of a generator, float64 (width, width)."""
+    """The next Haar-random matrix of a generator, float64 (width, width)."""
     q, r = torch.linalg.qr(torch.from_numpy(generator.standard_normal((width, width))))
     return q * torch.sign(torch.diagonal(r))
 

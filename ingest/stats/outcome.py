@@ -22,8 +22,12 @@ def positions(length: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one intervention does. `norm` is the mean length of the change over all positions of the windows; `mean`
-    (4,) of `METRICS` over the `n` measured positions, `by_window` (4, windows) over those of each window."""
+    """What an intervention does to the next-token distribution, at `n` measured positions.
+
+    `norm` is the mean Euclidean length of the change over all positions of the windows. `mean` (4,) holds the change of
+    the mean logit of the feature's own tokens, that of other tokens, the Kullback-Leibler divergence in nats, and the
+    first less the second; `by_window` (4, windows) the same over the positions of each window.
+    """
 
     norm: float
     mean: NDArray[np.float64]
@@ -32,14 +36,14 @@ class Outcome:
 
     @classmethod
     def of(cls, norm: float, values: NDArray[np.float64], windows: NDArray[np.int64]) -> Outcome:
-        """`values` (3, n), the first three, at positions that belong to `windows` (n,), numbers of any kind."""
+        """From the first three at each position, `values` (3, n), and the number of its window, `windows` (n,)."""
         values = np.concatenate([values, values[:1] - values[1:2]])
         _, windows = np.unique(windows, return_inverse=True)
         times = np.bincount(windows)
-        sums = np.stack([np.bincount(windows, one) for one in values])
+        sums = np.stack([np.bincount(windows, row) for row in values])
         return cls(norm, values.mean(1), sums / times, values.shape[1])
 
     @property
     def errors(self) -> list[float | None]:
         """Standard errors of `mean` over windows; None where there is one window."""
-        return [standard_error(one) for one in self.by_window]
+        return [standard_error(values) for values in self.by_window]
