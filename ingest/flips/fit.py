@@ -19,7 +19,7 @@ from ..passes.forward import batches, default_batch_tokens, one_pass
 from ..stats.draws import rng
 from ..words.anchors import Vocabulary, matched
 from .arms import Arms, Means, Pattern, rotated_direction
-from .tokens import Bools, Feature, Ids, Windows
+from .tokens import Bools, ChosenWindows, Feature, Ids
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
@@ -51,7 +51,7 @@ def fit_arms(
     feature: Feature,
     other: tuple[Feature, Bools] | None,
     sites: Sequence[Site],
-    chosen: Windows,
+    chosen: ChosenWindows,
     seed: int,
 ) -> Fitted:
     """Arms at `sites`, the first of which is the feature's own; `other` is `tokens.disjoint_from`."""

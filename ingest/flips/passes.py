@@ -15,7 +15,7 @@ from ..passes.forward import batches, default_batch_tokens
 from ..stats.outcome import Outcome, positions
 from .arms import norm_of
 from .fit import Fitted
-from .tokens import Windows
+from .tokens import ChosenWindows
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
@@ -32,7 +32,7 @@ class _Part:
     def __init__(
         self,
         model: LoadedModel,
-        chosen: Windows,
+        chosen: ChosenWindows,
         windows: Sequence[int],
         fitted: Fitted,
         sites: Sequence[Site],
@@ -73,7 +73,7 @@ class Passes:
     def __init__(
         self,
         model: LoadedModel,
-        chosen: Windows,
+        chosen: ChosenWindows,
         fitted: Fitted,
         sites: Sequence[Site],
         unembedding: Tensor,

@@ -34,7 +34,7 @@ from .figures import feature_figures, site_figures
 from .fit import Fitted, fit_arms
 from .passes import Passes
 from .request import FlipRequest
-from .tokens import Feature, Windows, choose_windows, disjoint_from, read_feature
+from .tokens import ChosenWindows, Feature, choose_windows, disjoint_from, read_feature
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
@@ -121,7 +121,7 @@ class FlipJob:
         _Run(self.path, spec, model, feature, fitted, passes, sites, request.seed, chosen.apart).run(progress)
         return _notes(feature, chosen, fitted, model)
 
-    def _spec(self, run_id: str, sites: Sequence[Site], chosen: Windows, fitted: Fitted) -> RunSpec:
+    def _spec(self, run_id: str, sites: Sequence[Site], chosen: ChosenWindows, fitted: Fitted) -> RunSpec:
         request, feature = self.request, self.feature
         params = {
             "sites": [one.name for one in sites],
@@ -172,7 +172,7 @@ def later_layers(layer: int, n_layers: int) -> list[int]:
     return [layer + (i + 1) * left // n for i in range(n)]
 
 
-def _notes(feature: Feature, chosen: Windows, fitted: Fitted, model: LoadedModel) -> list[str]:
+def _notes(feature: Feature, chosen: ChosenWindows, fitted: Fitted, model: LoadedModel) -> list[str]:
     notes = []
     if not chosen.apart:
         notes.append(

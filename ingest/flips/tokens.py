@@ -139,7 +139,7 @@ def disjoint_from(path: Path, feature: Feature, known: int | None = None) -> tup
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class ChosenWindows:
     """Windows of token ids: `scored` are measured on, `fit` are what the difference of means is taken from.
 
     `with_own` of the scored hold a token of the feature at a position > 0. `apart` says that no window is in both.
@@ -158,7 +158,7 @@ def choose_windows(
     n: int,
     context: int,
     counted: Callable[[str, int], None],
-) -> Windows:
+) -> ChosenWindows:
     """Cut the text as ingest does and choose up to `n` windows to measure on, and up to n // 2 to fit on.
 
     Windows that hold a token of the feature come first, evenly spaced over the text, and take turns in being fitted and
@@ -202,4 +202,4 @@ def choose_windows(
     measured |= {(False, k) for k in spaced(len(others), min(n - n_own, len(others)))}
     scored = [(own if has else others)[k] for has, k in order if (has, k) in measured]
     # One window may hold too little to fit on, all that are measured on are the best that is left.
-    return Windows(scored, fit or [own[k] for k in chosen], n_own, bool(fit))
+    return ChosenWindows(scored, fit or [own[k] for k in chosen], n_own, bool(fit))

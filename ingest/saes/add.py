@@ -247,14 +247,14 @@ def _stored(dictionary: Dictionary) -> str:
 # ---- reading them back ----------------------------------------------------------------------------
 
 
-class Stored(NamedTuple):
+class StoredSae(NamedTuple):
     """A row of `sae`, and what is in its file."""
 
     row: schema.Sae
     dictionary: Dictionary
 
 
-def read_saes(path: Path, model: str, site: str) -> tuple[list[Stored], list[str]]:
+def read_saes(path: Path, model: str, site: str) -> tuple[list[StoredSae], list[str]]:
     """The dictionaries of a model at a site, by name, and a note for each that is not at hand.
 
     One counts only if its file is where it was and has the same content.
@@ -271,7 +271,7 @@ def read_saes(path: Path, model: str, site: str) -> tuple[list[Stored], list[str
             "ORDER BY x.name, x.sae_id",
             [owner.model_id, Site.from_name(site).name],
         ).fetchall()
-    there, notes = list[Stored](), list[str]()
+    there, notes = list[StoredSae](), list[str]()
     for values in found:
         row = schema.Sae(**dict(zip(columns, values, strict=True)))
         file = Path(row.source)
@@ -288,5 +288,5 @@ def read_saes(path: Path, model: str, site: str) -> tuple[list[Stored], list[str
         if sha256 != row.sha256 or _stored(dictionary) != row.params:
             notes.append(f"{left_out}{file} changed since it was added")
             continue
-        there.append(Stored(row, dictionary))
+        there.append(StoredSae(row, dictionary))
     return there, notes

@@ -197,9 +197,8 @@ def test_a_random_direction_is_another_in_each_window_and_of_its_seed() -> None:
     runs = []
     for seed in (0, 0, 1):
         added.clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "Stream", Watched)
-            found, _ = steer(streams(a, b, at=site), planted(b), paired, windows(), [some(paired)], seed=seed)
+        watched = Watched(a, site), Watched(b, site)
+        found, _ = steer(watched, planted(b), paired, windows(), [some(paired)], seed=seed)
         runs.append([one.target_change for one in found if one.arm == "random"])
         varied = [one for one in added if len(one) > 1 and not torch.equal(one[0], one[1])]
         norms = {round(float(x), 6) for one in varied for x in one.norm(dim=1)}
