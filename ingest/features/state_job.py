@@ -13,8 +13,8 @@ from ...catalog.ids import short_id
 from ..job import Done
 from ..journal import RunSpec, Units, Write, is_finished
 from ..progress import Progress
-from . import context
 from .source import Source
+from .stored import score_states, scored_figures, stored_features
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def _score(source: Source, spec: RunSpec, stored: Stored, progress: Progress) ->
 
     def compute(i: int) -> Write:
         site, centre, code_set_id, width = stored.sets[i]
-        features = context.stored_features(path, spec.params["features"], site, centre)
-        scored = context.score_states(path, features, code_set_id, width, stored.ranges)
-        figures, rows = context.scored_figures(features, scored, source.site_id(site), centre, source.seed)
+        features = stored_features(path, spec.params["features"], site, centre)
+        scored = score_states(path, features, code_set_id, width, stored.ranges)
+        figures, rows = scored_figures(features, scored, source.site_id(site), centre, source.seed)
 
         def write(session: Session) -> None:
             n = len(rows["feature_id"])
