@@ -11,7 +11,7 @@ import duckdb
 import featured
 import numpy as np
 import pytest
-from effort import some
+from effort import in_full, some
 from made import DECODER, ENCODER, SITES, Made
 
 import signarium
@@ -96,7 +96,7 @@ WHERES = (
 )
 
 
-@pytest.mark.parametrize("where", WHERES)
+@pytest.mark.parametrize("where", [*WHERES[::2], *map(in_full, WHERES[1::2])])
 def test_state_equals_numpy_and_sql(c: signarium.Catalogue, where: str) -> None:
     state = state_ids(c.path)[777]
     ((code,),) = query(
@@ -361,7 +361,7 @@ def masked_by_numpy(path: Path, view: str, item: str, one: featured.Row, where: 
 
 
 @pytest.mark.parametrize("where", [None, "token_id > 100", "norm < 25 AND token LIKE ' %'"])
-@pytest.mark.parametrize("within", [None, "types", "types_bos", "states"])
+@pytest.mark.parametrize("within", [None, in_full("types"), "types_bos", "states"])
 def test_feature_equals_numpy_in_every_view(
     featured_c: tuple[signarium.Catalogue, list[featured.Row]], within: str | None, where: str | None
 ) -> None:
