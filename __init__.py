@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import pyarrow as pa
 
@@ -147,9 +148,33 @@ class Catalogue:
         Raises:
             QueryRefused, QueryFailed, QueryLimit: if the query is no SELECT, is wrong, or takes too much.
         """
-        from .queries.sql import sql
+        from .queries.sql import MAX_BYTES, Limits, sql
 
-        return sql(self.path, query, allow_files=allow_files, timeout=timeout, memory=memory, check=True)
+        return sql(self.path, query, Limits(allow_files, timeout, memory, max_bytes=MAX_BYTES, check=True))
+
+    def sql_batches(
+        self,
+        query: str,
+        *,
+        exact: bool = False,
+        rows: int | None = None,
+        batch_rows: int = 8192,
+        allow_files: bool = False,
+        timeout: float = 60.0,
+        memory: int | str = "2GB",
+    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        """As `sql`, a result of any size in batches as they arrive: `with c.sql_batches("...") as reader: for batch in reader: ...`
+
+        Of `rows` the first so many are computed. With `exact`, values of types that Arrow lacks (BIT, HUGEINT ...) come in its
+        extension types `arrow.opaque`, without it in the nearest that it has.
+
+        Raises:
+            QueryRefused, QueryFailed, QueryLimit: as `sql`, also while batches are read.
+        """
+        from .queries.sql import Limits, stream
+
+        limits = Limits(allow_files, timeout, memory, rows=rows, check=True)
+        return stream(self.path, query, limits, exact=exact, batch_rows=batch_rows)
 
     def nearest(
         self,
@@ -541,28 +566,33 @@ class Catalogue:
 
     def saes(self, model: str | None = None) -> pa.Table:
         """The view `saes`, by model, site and name."""
-        return self._rows("saes", model)
+        return self.rows("saes", model)
 
-    def evidence(self, model: str | None = None, *, measured: bool = False) -> pa.Table:
+    def evidence(
+        self, model: str | None = None, *, measured: bool = False, claims: Sequence[str] | None = None
+    ) -> pa.Table:
         """The view `evidence`, claim by claim: published, here, its control, and whether it survives.
 
-        With `measured`, only the claims that were.
+        With `measured`, only the claims that were; with `claims`, those of these ids, such as `["1.1", "3.2"]`.
+
+        Raises:
+            NotFound: if there is no such model or claim.
         """
         from .queries.evidence import rows
 
-        return rows(self.path, model, measured)
+        return rows(self.path, model, measured, claims)
 
     def models(self) -> pa.Table:
         """The view `models`, by name."""
-        return self._rows("models")
+        return self.rows("models")
 
     def runs(self, model: str | None = None) -> pa.Table:
         """The view `runs`, oldest first."""
-        return self._rows("runs", model)
+        return self.rows("runs", model)
 
     def sites(self, model: str | None = None) -> pa.Table:
         """The view `sites`, by model, point and layer."""
-        return self._rows("sites", model)
+        return self.rows("sites", model)
 
     def info(self) -> pa.Table:
         """Sizes and counts."""
@@ -625,7 +655,12 @@ class Catalogue:
 
         return TextEncoder(self.path, asked.query, asked.position, asked.device)
 
-    def _rows(self, view: str, model: str | None = None) -> pa.Table:
+    def rows(self, view: str, model: str | None = None) -> pa.Table:
+        """Every row of a view that has an order, in that; of one model if it is given.
+
+        Raises:
+            NotFound: if there is no such view or model.
+        """
         from .queries.models import rows
 
         return rows(self.path, view, model)

@@ -17,16 +17,13 @@ MODULES = {
     "features": "features",
     "flip": "flips",
     "ingest": "ingest",
-    "models": "lists",
     "nearest": "search",
     "neurons": "neurons",
     "rotations": "rotations",
-    "runs": "lists",
     "sae": "saes",
-    "sites": "lists",
     "sql": "sql",
 }
-"""The file that each command or group stands in, under its own name."""
+"""The file that each command or group stands in, under its own name. What is listed by the name of a view is in `lists`."""
 
 
 class Commands(click.Group):
@@ -34,11 +31,19 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """All names, in alphabetical order."""
-        return sorted({*MODULES, *self.commands})
+        from .lists import names
+
+        return sorted({*MODULES, *names(), *self.commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, or None."""
-        if cmd_name in MODULES and cmd_name not in self.commands:
-            module = importlib.import_module(f".{MODULES[cmd_name]}", __name__)
-            self.add_command(getattr(module, cmd_name), cmd_name)
+        if cmd_name not in self.commands:
+            if cmd_name in MODULES:
+                module = importlib.import_module(f".{MODULES[cmd_name]}", __name__)
+                self.add_command(getattr(module, cmd_name), cmd_name)
+            else:
+                from .lists import listing, names
+
+                if cmd_name in names():
+                    self.add_command(listing(cmd_name))
         return super().get_command(ctx, cmd_name)

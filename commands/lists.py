@@ -1,36 +1,39 @@
-"""`models list`, `runs list`, `sites list`: a view, every row."""
+"""`models list`, `runs list`, `sites list` ...: every view that has an order can be listed by its name."""
 
 from __future__ import annotations
 
 import click
 
 from .. import Catalogue
+from ..catalog import parts
 from .options import model_option, output_options
 from .output import Output
 
 
-def add_list(group: click.Group, view: str, about: str, per_model: bool = True) -> None:
+def names() -> list[str]:
+    """The views that can be listed."""
+    return [view.name for view in parts.views().values() if view.order]
+
+
+def listing(view: str) -> click.Group:
+    """The group of a view, with its command `list`."""
+    group = click.Group(view, help=parts.view(view).about)
+    add_list(group, view)
+    return group
+
+
+def add_list(group: click.Group, view: str) -> None:
     """Adds the command `list` to a group: every row of a view, of one model if it is asked for."""
 
-    @group.command("list", help=about)
+    @group.command("list", help=parts.view(view).about)
     @output_options
     @click.pass_obj
     def show(catalogue: Catalogue, output: Output, model: str | None = None) -> None:
         from .pages.lists import view_rows
 
-        table = getattr(catalogue, view)(model) if per_model else getattr(catalogue, view)()
-        output.table(table, lambda table, width: view_rows(view, table, width))
+        output.table(
+            catalogue.rows(view, model), lambda table, width: view_rows(parts.view(view).shown, table, width)
+        )
 
-    if per_model:
+    if "model" in parts.view(view).columns:
         model_option()(show)
-
-
-def _group(view: str, about: str, per_model: bool = True) -> click.Group:
-    group = click.Group(view, help=about)
-    add_list(group, view, about, per_model)
-    return group
-
-
-models = _group("models", "The models in the catalogue.", per_model=False)
-runs = _group("runs", "The jobs that filled the catalogue.")
-sites = _group("sites", "The sites that were ingested.")

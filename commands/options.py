@@ -68,6 +68,12 @@ def output_options(command: F) -> F:
     return _with_output(command, FORMATS, about)
 
 
+def evidence_output(command: F) -> F:
+    """`--format` with Markdown and `--output`; the command takes them as `output`."""
+    about = "table and markdown show the main columns, the others all of them; parquet needs --output."
+    return _with_output(command, (*FORMATS, "markdown"), about)
+
+
 def page_options(about_json: str) -> Callable[[F], F]:
     """`--format` and `--output` of a command that prints a page; the command takes them as `output`."""
     return lambda command: _with_output(command, ("table", "json"), about_json)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -79,6 +80,21 @@ class Output:
             table = display(table, self.width)
         formats.render(table, self.format, sys.stdout.buffer, width=self.width, color=self.color)
 
+    def batches(self, reader: pa.RecordBatchReader) -> None:
+        """As `table`, of what arrives batch by batch."""
+        from .render import formats
+
+        with ExitStack() as stack:
+            out = (
+                sys.stdout.buffer
+                if self.file is None
+                else stack.enter_context(formats.atomic_output(self.file))
+            )
+            formats.render_batches(
+                reader.schema, reader, self.format, out, width=self.width, color=self.color
+            )
+            out.flush()
+
     def page(self, objects: Sequence[Any], page: Callable[[int | None, bool], str]) -> None:
         """A page for a person, cut to the terminal if it goes there, or `objects` as a JSON list."""
         if self.format == "json":
@@ -88,7 +104,7 @@ class Output:
 
     def objects(self, objects: Iterable[Any]) -> None:
         """A JSON list, one object on a line."""
-        from .render.formats import json_text
+        from .render.values import json_text
 
         listed = ",\n".join(map(json_text, objects))
         self.text(f"[\n{listed}\n]\n" if listed else "[]\n")

@@ -103,4 +103,4 @@ def sae_add(catalogue: Catalogue, file: Path, model: str, site: str, name: str |
     click.echo(f"{what} are in {catalogue.path}" + (" already" if report.already else ""))
 
 
-add_list(sae, "saes", "The dictionaries in the catalogue.")
+add_list(sae, "saes")

@@ -9,6 +9,10 @@ import click
 from .. import Catalogue
 from .options import output_options
 from .output import Output
+from .render.tables import TABLE_ROWS
+
+_ROW_GROUP = 65_536
+"""Rows of a group in a Parquet file."""
 
 
 @click.command()
@@ -37,18 +41,17 @@ def sql(
     catalogue: Catalogue, query: str, output: Output, allow_files: bool, timeout: float, memory: str
 ) -> None:
     """Run one SELECT or EXPLAIN, read-only. See docs/views.md for the views."""
-    from ..queries.sql import run_to
-
-    run_to(
-        catalogue.path,
+    table, parquet = output.format == "table", output.format == "parquet"
+    if not parquet and "pyarrow" not in sys.modules:
+        # Nothing here needs it, and Arrow starts in half the time without it.
+        sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
+    with catalogue.sql_batches(
         query,
-        format=output.format,
-        out=None if output.file else sys.stdout.buffer,
-        output=output.file,
-        width=output.width,
-        color=output.color,
+        exact=not parquet,
+        rows=TABLE_ROWS + 1 if table else None,
+        batch_rows=_ROW_GROUP if parquet else 8192,
         allow_files=allow_files,
         timeout=timeout,
         memory=memory,
-        check=True,
-    )
+    ) as reader:
+        output.batches(reader)

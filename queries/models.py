@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..catalog import index, parts, store
+from ..catalog.errors import NotFound
 from .usual import one_model
 
 if TYPE_CHECKING:
@@ -13,14 +14,21 @@ if TYPE_CHECKING:
 
 
 def rows(path: Path, view: str, model: str | None = None) -> pa.Table:
-    """Every row of a view that has an order, of one model if given."""
+    """Every row of a view that has an order, in that order; of one model if given.
+
+    Raises:
+        NotFound: if there is no such view or model.
+    """
+    listed = {one.name: one.order for one in parts.views().values() if one.order}
+    if view not in listed:
+        raise NotFound("view with an order", view, list(listed))
     with store.reading(path) as connection:
         condition, values = "", []
         if model is not None:
             condition = f" WHERE {'name' if view == 'models' else 'model'} = ?"
             values = [one_model(connection, model)]
         return connection.execute(
-            f"SELECT * FROM {view}{condition} ORDER BY {parts.view(view).order}", values
+            f"SELECT * FROM {view}{condition} ORDER BY {listed[view]}", values
         ).to_arrow_table()
 
 

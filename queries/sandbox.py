@@ -1,9 +1,9 @@
 """What runs in the child process of `sql`: one query, on one catalogue, under limits set before it is read.
 
 Speaks in frames on the pipe it was given as standard output: one byte of kind, four bytes of length
-(little-endian), the payload. OPENED once the file is open (with its schema
-revision, if asked for), DATA for the answer's bytes, DONE or FAILED
-(both JSON) at the end. Nothing here is part of the public interface; `sql.py` is.
+(little-endian), the payload. OPENED once the file is open (with its schema revision, if asked for), DATA for the
+answer's bytes, an Arrow IPC stream, DONE or FAILED (the latter JSON) at the end. Nothing here is part of the public
+interface; `sql.py` is.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from ..catalog.shadow import shadow
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
 OPENED, DATA, DONE, FAILED = b"O", b"D", b"Z", b"E"
 HEADER = struct.Struct("<cI")
 CHUNK = 1 << 20
 
-_BATCH_ROWS = 1024
-_PARQUET_ROWS = 65_536
+# A batch is one message, which the parent holds as a whole; a row that is larger goes alone.
+_BATCH_BYTES = 4 << 20
 # What a thread costs in address space beyond the memory it uses: its stack and what its allocator reserves.
 _PER_THREAD = 24 << 20
 _SLACK = 96 << 20
@@ -121,7 +122,8 @@ def main(parent: int) -> NoReturn:
     os.dup2(2, 1)  # whatever prints must not get between the frames
     try:
         request = json.loads(_read_line())
-        pipe.send(DONE, json.dumps(_answer(request, pipe)).encode())
+        _answer(request, pipe)
+        pipe.send(DONE)
     except Stop as stop:
         pipe.send(FAILED, json.dumps(stop.frame).encode())
     except MemoryError:
@@ -164,16 +166,14 @@ def _read_line() -> bytes:
             return b"".join(parts)
 
 
-def _answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
+def _answer(request: dict[str, Any], pipe: Pipe) -> None:
+    # Nothing here needs it, and it takes as long to load as all else.
+    sys.modules["numpy"] = None  # type: ignore[assignment]
     import duckdb
+    import pyarrow as pa  # before the limits, which count from what is loaded
 
-    if request["format"] in ("arrow", "parquet"):
-        import pyarrow as pa  # before the limits, which count from what is loaded
-
-        pa.set_cpu_count(1)
-        pa.set_memory_pool(pa.system_memory_pool())
-        if request["format"] == "parquet":
-            import pyarrow.parquet  # noqa: F401
+    pa.set_cpu_count(1)
+    pa.set_memory_pool(pa.system_memory_pool())
     threads = max(
         1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -185,8 +185,8 @@ def _answer(request: dict[str, Any], pipe: Pipe) -> dict[str, Any]:
             # A file of another revision has no such table; the parent refuses it.
             with suppress(duckdb.CatalogException):
                 shadow(connection, **request["surface"])
-        statement = _one_select(duckdb, connection, request["query"])
-        return {"rows": _run(connection, statement, request, pipe)}
+        result = connection.execute(_one_select(duckdb, connection, request["query"]))
+        _write(result, request["batch_rows"], request["rows"], pipe)
     except duckdb.Error as error:
         raise _stop_for(duckdb, error) from None
 
@@ -234,6 +234,8 @@ def _open(engine: Any, request: dict[str, Any], threads: int) -> duckdb.DuckDBPy
         "allow_persistent_secrets": "false",
         "python_enable_replacements": "false",
     }
+    if request["exact"]:
+        config["arrow_lossless_conversion"] = "true"
     if request["spill"]:
         config["max_temp_directory_size"] = _SPILL
     start = time.monotonic()
@@ -369,58 +371,32 @@ def _check(tree: dict[str, Any], words: list[tuple[int, str]]) -> None:
 # ---- running it ---------------------------------------------------------------------------------
 
 
-def _run(connection: duckdb.DuckDBPyConnection, statement: Any, request: dict[str, Any], pipe: Pipe) -> int:
-    result = connection.execute(statement)
-    if request["format"] in ("arrow", "parquet"):
-        rows = _write_arrow(result, request["format"], pipe)
-    else:
-        from ..commands.render.formats import write_rows
-
-        rows = write_rows(
-            [column[0] for column in result.description or []],
-            _batches(result),
-            request["format"],
-            pipe.write,
-            width=request["width"],
-            color=request["color"],
-            terminal=request["terminal"],
-        )
-    pipe.flush()
-    return rows
-
-
-def _batches(result: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[Any, ...]]]:
-    while rows := result.fetchmany(_BATCH_ROWS):
-        yield rows
-
-
-def _write_arrow(result: duckdb.DuckDBPyConnection, format: str, pipe: Pipe) -> int:
+def _write(result: duckdb.DuckDBPyConnection, batch_rows: int, most: int | None, pipe: Pipe) -> None:
+    """The rows of the result, or the first `most` of them, as an Arrow stream."""
     import pyarrow as pa
 
     try:
-        reader = result.to_arrow_reader(_BATCH_ROWS * 8 if format == "arrow" else _PARQUET_ROWS)
-        rows = 0
-        if format == "arrow":
-            with pa.ipc.new_stream(pipe, reader.schema) as writer:
-                for batch in reader:
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
-            return rows
-        import pyarrow.parquet as pq
-
-        from ..commands.render.formats import unique_names
-
-        schema = pa.schema(
-            [f.with_name(n) for f, n in zip(reader.schema, unique_names(reader.schema.names), strict=True)]
-        )
-        with pq.ParquetWriter(pipe, schema) as writer:
+        reader = result.to_arrow_reader(batch_rows)
+        with pa.ipc.new_stream(pipe, reader.schema) as writer:
             for batch in reader:
-                writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
-                rows += batch.num_rows
-        return rows
+                if most is not None:
+                    batch = batch.slice(0, most)
+                    most -= batch.num_rows
+                for part in _parts(batch):
+                    writer.write_batch(part)
+                if most == 0:
+                    break
     except (pa.ArrowException, OSError) as error:
         # DuckDB's errors in mid-stream arrive inside Arrow's.
         raise _stop_for_message(str(error)) from None
+    pipe.flush()
+
+
+def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in parts of about `_BATCH_BYTES`."""
+    rows = max(1, batch.num_rows * _BATCH_BYTES // max(1, batch.nbytes))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 def _stop_for(engine: Any, error: Exception) -> Stop:

@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from ..catalog import store
 from ..catalog.errors import (
@@ -33,7 +34,6 @@ from ..catalog.errors import (
     SignariumError,
 )
 from ..catalog.text import visible
-from ..commands.render.formats import FORMATS, atomic_output, is_terminal
 from .sandbox import CHUNK, DATA, DONE, FAILED, HEADER, OPENED
 
 if TYPE_CHECKING:
@@ -69,86 +69,105 @@ _ENVIRONMENT = (
 )
 
 
-def sql(
-    path: Path | str,
-    query: str,
-    *,
-    allow_files: bool = False,
-    timeout: float = 60.0,
-    memory: int | str = "2GB",
-    max_bytes: int = MAX_BYTES,
-    check: bool = False,
-) -> pa.Table:
-    """The result of one SELECT or EXPLAIN on the catalogue at `path`, as an Arrow table.
+@dataclass(frozen=True)
+class Limits:
+    """What a query may do and use.
 
-    `allow_files` lets reading functions such as `read_csv` open other files; it allows no other statement.
-    `timeout` is in seconds and counts from when the file is open; waiting for its lock (SIGNARIUM_WAIT
-    seconds, 10 by default) comes on top. `memory` is what the query may use beyond the loaded libraries, in
-    bytes or as "512MB", "2GB", "1.5GiB". `max_bytes` bounds the result. With `check`, a file whose schema is
-    not this program's is refused as by every other reader; without it any DuckDB file will do.
+    `allow_files` lets reading functions such as `read_csv` open other files; it allows no other statement. `timeout` is in
+    seconds and counts from when the file is open; waiting for its lock (SIGNARIUM_WAIT seconds, 10 by default) comes on
+    top. `memory` is what the query may use beyond the loaded libraries, in bytes or as "512MB", "2GB", "1.5GiB".
+    `max_bytes` bounds the result, `rows` cuts it. With `check`, a file whose schema is not this program's is refused as by
+    every other reader; without it any DuckDB file will do.
+    """
+
+    allow_files: bool = False
+    timeout: float = 60.0
+    memory: int | str = "2GB"
+    max_bytes: int | None = None
+    rows: int | None = None
+    check: bool = False
+
+
+def sql(path: Path | str, query: str, limits: Limits | None = None) -> pa.Table:
+    """The result of one SELECT or EXPLAIN on the catalogue at `path`, as an Arrow table of at most 1 GB by default.
 
     Raises QueryRefused (not one SELECT or EXPLAIN, or it reaches for files), QueryFailed (DuckDB's message),
     QueryLimit (deadline, memory or size), CatalogueMissing, CatalogueBusy, NotACatalogue, and InvalidInput
     for an option that cannot be.
     """
-    job = _Job(path, query, "arrow", allow_files, timeout, memory, max_bytes, check)
-    answer = bytearray()
+    with stream(path, query, limits or Limits(max_bytes=MAX_BYTES)) as reader:
+        return reader.read_all()
+
+
+@contextmanager
+def stream(
+    path: Path | str, query: str, limits: Limits | None = None, *, exact: bool = False, batch_rows: int = 8192
+) -> Iterator[pa.RecordBatchReader]:
+    """The result of one SELECT or EXPLAIN in batches of at most `batch_rows` rows and about 4 MB, as they arrive.
+
+    With `exact`, values of DuckDB's types that Arrow lacks (BIT, HUGEINT, TIME WITH TIME ZONE ...) come in Arrow's
+    extension types `arrow.opaque`, from which they can be read without loss; without it in the nearest that Arrow has.
+    Time that the caller takes between batches is not counted in the timeout. Leaving the block stops the query. Raises as
+    `sql`, while batches are read too.
+    """
+    job = _Job(path, query, limits or Limits(), exact, batch_rows)
     with job:
         job.start()
         import pyarrow as pa  # while the child loads its own libraries
 
-        for part in job.parts():
-            answer += part
-    try:
-        with pa.ipc.open_stream(pa.py_buffer(answer)) as reader:
-            return reader.read_all()
-    except pa.ArrowException as error:
-        raise QueryFailed(
-            f"the result is no Arrow table ({one_line(str(error))})", "cast its columns"
-        ) from None
+        answer = _Answer(job.parts())
+        try:
+            with pa.ipc.open_stream(answer) as reader:
+                yield reader
+        except (pa.ArrowException, OSError) as error:
+            # Arrow may put an error of what it reads from into one of its own.
+            if answer.failed is not None and answer.failed is not error:
+                raise answer.failed from None
+            if not isinstance(error, pa.ArrowException):
+                raise
+            raise QueryFailed(
+                f"the result is no Arrow table ({one_line(str(error))})", "cast its columns"
+            ) from None
 
 
-def run_to(
-    path: Path | str,
-    query: str,
-    *,
-    format: str = "table",
-    out: BinaryIO | None = None,
-    output: Path | str | None = None,
-    width: int | None = None,
-    color: bool = False,
-    allow_files: bool = False,
-    timeout: float = 60.0,
-    memory: int | str = "2GB",
-    max_bytes: int | None = None,
-    check: bool = False,
-) -> int:
-    """Runs one SELECT or EXPLAIN and writes its result, as it arrives, to a stream or a file.
+class _Answer:
+    """The bytes of an answer as a file that Arrow reads; `failed` is what the query ended in, if it did."""
 
-    Exactly one of `out` (a binary stream) and `output` (a file, complete or absent) is given; `format` is one
-    of FORMATS, and parquet needs `output`. `width` and `color` are for `table`, which shows the first 1,000
-    rows. Returns the number of rows written. Time that `out` takes to accept the bytes is not counted in
-    `timeout`. Otherwise as `sql`.
-    """
-    if format not in FORMATS:
-        raise InvalidInput(f"there is no format {format!r}", f"use one of {', '.join(FORMATS)}")
-    if (out is None) == (output is None):
-        raise InvalidInput("a result goes to one place", "pass either a stream or a file")
-    if format == "parquet" and output is None:
-        raise InvalidInput("parquet is binary", "pass --output FILE")
-    terminal = is_terminal(out)
-    with ExitStack() as stack:
-        job = _Job(path, query, format, allow_files, timeout, memory, max_bytes, check)
-        job.request.update(width=width, color=color, terminal=terminal)
-        stream = out if out is not None else stack.enter_context(atomic_output(Path(str(output))))
-        stack.enter_context(job)
-        job.start()
-        for part in job.parts():
-            stream.write(part)
-            if terminal:
-                stream.flush()
-        stream.flush()
-        return job.rows
+    closed = False
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = memoryview(b"")
+        self.failed: BaseException | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        taken: list[memoryview] = []
+        wanted = size if size >= 0 else sys.maxsize
+        while wanted > 0:
+            if not self._rest:
+                try:
+                    self._rest = memoryview(next(self._parts, b""))
+                except BaseException as error:
+                    self.failed = error
+                    raise
+                if not self._rest:
+                    break
+            taken.append(self._rest[:wanted])
+            self._rest = self._rest[len(taken[-1]) :]
+            wanted -= len(taken[-1])
+        return b"".join(taken)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def parse_memory(memory: int | str) -> int:
@@ -182,15 +201,7 @@ class _Job:
     """One child process and the conversation with it. Leaving the block kills the child."""
 
     def __init__(
-        self,
-        path: Path | str,
-        query: str,
-        format: str,
-        allow_files: bool,
-        timeout: float,
-        memory: int | str,
-        max_bytes: int | None,
-        check: bool = False,
+        self, path: Path | str, query: str, limits: Limits, exact: bool = False, batch_rows: int = 8192
     ) -> None:
         if os.name != "posix":
             raise InvalidInput("sql needs Linux or macOS", "run it there")
@@ -199,30 +210,26 @@ class _Job:
             raise NotACatalogue(self.path, "a folder")
         if not self.path.exists():
             raise CatalogueMissing(self.path)
-        if not 0 < timeout < 1e6:
-            raise InvalidInput(f"timeout {timeout} cannot be used", "give a number of seconds above 0")
+        if not 0 < limits.timeout < 1e6:
+            raise InvalidInput(f"timeout {limits.timeout} cannot be used", "give a number of seconds above 0")
         try:
             query.encode()
         except UnicodeEncodeError:
             raise QueryFailed("the query is no valid Unicode text", "write it as UTF-8") from None
-        self.timeout = timeout
-        self.memory = memory
-        self.max_bytes = max_bytes
-        self.rows = 0
+        self.limits = limits
         self.wait = wait_seconds()
         self.request: dict[str, Any] = {
             "path": str(self.path.absolute()),
             "query": query,
-            "format": format,
-            "allow_files": allow_files,
-            "check": check,
-            "timeout": timeout,
-            "memory": parse_memory(memory),
+            "exact": exact,
+            "batch_rows": batch_rows,
+            "rows": limits.rows,
+            "allow_files": limits.allow_files,
+            "check": limits.check,
+            "timeout": limits.timeout,
+            "memory": parse_memory(limits.memory),
             "wait": self.wait,
             "spill": "",
-            "width": None,
-            "color": False,
-            "terminal": False,
         }
         self._child: subprocess.Popen[bytes] | None = None
         self._closing = ExitStack()
@@ -307,19 +314,18 @@ class _Job:
                         opened = True
                         if self.request["check"]:
                             store.check_revision(self.path, payload.decode("utf-8", "replace"))
-                        deadline = time.monotonic() + self.timeout
+                        deadline = time.monotonic() + self.limits.timeout
                     elif kind == DATA:
                         received += len(payload)
-                        if self.max_bytes is not None and received > self.max_bytes:
+                        if self.limits.max_bytes is not None and received > self.limits.max_bytes:
                             raise QueryLimit(
-                                f"the result is larger than {self.max_bytes / 1e6:,.0f} MB",
+                                f"the result is larger than {self.limits.max_bytes / 1e6:,.0f} MB",
                                 "add LIMIT to the query",
                             )
                         yielded = time.monotonic()
                         yield payload
                         deadline += time.monotonic() - yielded
                     elif kind == DONE:
-                        self.rows = int(_load(payload)["rows"])
                         return
                     else:
                         raise self._failure(_load(payload))
@@ -340,7 +346,8 @@ class _Job:
     def _late(self, opened: bool) -> SignariumError:
         if opened:
             return QueryLimit(
-                f"the query ran for {self.timeout:g} s and was stopped", "make it smaller, or raise --timeout"
+                f"the query ran for {self.limits.timeout:g} s and was stopped",
+                "make it smaller, or raise --timeout",
             )
         return QueryLimit(
             "the process of the query did not start in time", "try again on a less busy machine"
@@ -348,7 +355,7 @@ class _Job:
 
     def _too_much_memory(self) -> QueryLimit:
         return QueryLimit(
-            f"the query needs more than the {self.memory} of memory it may use",
+            f"the query needs more than the {self.limits.memory} of memory it may use",
             "add a filter or LIMIT, or raise --memory",
         )
 
@@ -380,7 +387,7 @@ class _Job:
             return self._late(opened=True)
         if code < 0:
             return QueryLimit(
-                f"the query's process died ({signal.Signals(-code).name}) under its limit of {self.memory}",
+                f"the query's process died ({signal.Signals(-code).name}) under its limit of {self.limits.memory}",
                 "make the query smaller or less deeply nested, or raise --memory",
             )
         lines = visible(self._said.decode("utf-8", "replace"), keep_lines=True).strip().splitlines()

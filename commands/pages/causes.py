@@ -6,10 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...catalog import parts
 from ...catalog.text import spelled, visible
 from ..render.chart import Panel, bar_size, bars, scale_of
-from ..render.formats import cell_width, unknown
 from ..render.lines import aligned, sentence, wrapped
+from ..render.tables import cell_width
+from ..render.values import unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,31 +22,9 @@ TOP = 10
 """Writers, and tokens of a list, on a feature's page."""
 FLIP_METRICS = ("own_logit_change", "other_logit_change", "flip_kl", "own_less_other")
 """Measurements of a flip, which stand in a table of their own."""
-ARMS = {
-    "away": "away",
-    "toward": "toward",
-    "random": "random",
-    "disjoint": "disjoint",
-    "rotated": "rotated",
-    "mean_difference": "mean diff.",
-}
-"""The arms in the order in which they are shown, and what a heading calls them."""
-_ARM_LEGEND = {
-    "away": "away: its dimensions set against it",
-    "toward": "toward: set as it expects",
-    "random": "random: as many random dimensions turned",
-    "disjoint": "disjoint: another feature's dimensions set against that",
-    "rotated": "rotated: a push against the same words' feature in a Haar basis",
-    "mean_difference": "mean diff.: its words' difference of means taken out (but at a first position), or, at the norm of "
-    "away, pushed against",
-}
-_CHANCE = {
-    "none": "here",
-    "other_blocks": "of other blocks",
-    "next_blocks": "of the blocks beside it",
-    "column_shuffled": "with each neuron's weights shuffled",
-    "gaussian": "with Gaussian weights",
-}
+ARMS = {name: word for name, word in parts.words("flips").items() if name not in FLIP_METRICS}
+"""The arms of a flip in the order in which they are shown."""
+_CHANCE = parts.words("writers")
 
 
 # ---- writers --------------------------------------------------------------------------------------
@@ -78,12 +58,16 @@ def chance(table: pa.Table, width: int) -> Iterator[str]:
             draws.setdefault(row["control"].partition(":")[0], []).append(row["value"])
         found = {control: sum(values) / len(values) for control, values in draws.items()}
         order = [*(one for one in _CHANCE if one in found), *sorted(set(found) - set(_CHANCE))]
-        figures = "; ".join(f"{found[one]:.3f} {_CHANCE.get(one, one.replace('_', ' '))}" for one in order)
+        figures = "; ".join(f"{found[one]:.3f} {_word(one)}" for one in order)
         turned = "either polarity, " if rows[0]["metric"].endswith("_either") else ""
         yield from sentence(
             f"the best neuron of a block, {turned}mean over its {rows[0]['n']:,} {kind} features, centre {centre}: {figures}",
             width,
         )
+
+
+def _word(control: str) -> str:
+    return _CHANCE[control].name if control in _CHANCE else control.replace("_", " ")
 
 
 def coalitions(table: pa.Table, width: int) -> Iterator[str]:
@@ -180,7 +164,7 @@ def flips(card: FeatureCard, width: int, color: bool = False) -> Iterator[str]:
         yield from _flip_table([row for row in later if row["dose"] == full], width)
     yield ""
     there = [one for one in ARMS if any(row["arm"] == one for row in rows)]
-    yield from sentence("; ".join(_ARM_LEGEND[one] for one in there), width)
+    yield from sentence("; ".join(f"{ARMS[one].name}: {ARMS[one].about}" for one in there), width)
 
 
 def _flip_header(
@@ -218,12 +202,12 @@ def _charts(rows: Sequence[dict[str, Any]], doses: Sequence[float], width: int, 
     charts: dict[str, list[Panel]] = {}
     for norm in titles:
         panels = []
-        for arm, name in ARMS.items():
+        for arm, word in ARMS.items():
             # Away is the measure of the others at its norm.
             counted = norm if arm != "away" else "own"
             some = [row for row in rows if row["arm"] == arm and row["at_norm"] == counted]
             if some:
-                panels.append(Panel(name, {row["dose"]: own[id(row)] for row in some}))
+                panels.append(Panel(word.name, {row["dose"]: own[id(row)] for row in some}))
         # Alone it is not drawn twice.
         if len(panels) > 1 or (panels and norm == "own" and all(row["at_norm"] == "own" for row in rows)):
             charts[norm] = panels
@@ -257,7 +241,7 @@ def _flip_table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
 
         cells.append(
             [
-                ARMS.get(row["arm"], visible(row["arm"])),
+                ARMS[row["arm"]].name if row["arm"] in ARMS else visible(row["arm"]),
                 "away" if row["at_norm"] == "away" or row["arm"] == "away" else "its own",
                 f"{row['norm']:.3g}",
                 *(shown(name) for name in ("own_logit_change", "other_logit_change")),

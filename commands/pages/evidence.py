@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ...catalog.text import visible
-from ..render.formats import cell_width
+from ..render.tables import cell_width
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +21,8 @@ _CAPS = (None, 11, None, 16, None, 16)
 """Cells beyond which these are wrapped; the claim takes what is left."""
 _RIGHT = (False, False, True, False, True, False)
 _LEAST_CLAIM = 12
+_FIGURE = ("claim_id", "model", "from_model", "site", "centre")
+"""What the rows of one figure have in common."""
 
 
 def page(table: pa.Table, width: int | None = None, color: bool = False) -> str:
@@ -50,8 +52,32 @@ def page(table: pa.Table, width: int | None = None, color: bool = False) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
-    """For each figure of a claim the lines of each column of `_HEADS`."""
+def markdown(table: pa.Table) -> str:
+    """`rows` as a table for a document: a row for each control, the claim and its figure where they begin."""
+    found = table.to_pylist()
+    place = _place_of(found)
+    lines = ["| claim | published | here | control | verdict |", "|---|---|---|---|---|"]
+    before: tuple[Any, ...] = ()
+    for row in found:
+        key = tuple(row[name] for name in _FIGURE)
+        claim = f"{row['claim_id']} {row['claim']}" if key[:1] != before[:1] else ""
+        where = place(row)
+        if where and key != before:
+            claim += f" ({where})" if claim else where
+        figure = [row["published"], _cell(row["value"])] if key != before else ["", ""]
+        control = (
+            row["control"]
+            if row["control_value"] is None
+            else f"{row['control']}: {_cell(row['control_value'])}"
+        )
+        cells = [claim, *figure, control, row["verdict"]]
+        lines.append("| " + " | ".join(_cell(one).replace("|", "\\|") for one in cells) + " |")
+        before = key
+    return "\n".join(lines) + "\n"
+
+
+def _place_of(found: list[dict[str, Any]]) -> Callable[[dict[str, Any]], str]:
+    """Says where a row was measured, as far as rows differ in it."""
     several = {name for name in ("model", "site", "centre") if len({row[name] for row in found}) > 1}
 
     def place(row: dict[str, Any]) -> str:
@@ -63,9 +89,15 @@ def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
             parts = [f"{visible(row['from_model'])} → {visible(row['model'])}", *parts["model" in several :]]
         return " ".join(parts)
 
+    return place
+
+
+def _blocks(found: list[dict[str, Any]], width: int) -> list[list[list[str]]]:
+    """For each figure of a claim the lines of each column of `_HEADS`."""
+    place = _place_of(found)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in found:
-        key = tuple(str(row[name]) for name in ("claim_id", "model", "from_model", "site", "centre"))
+        key = tuple(str(row[name]) for name in _FIGURE)
         groups.setdefault(key, []).append(row)
     blocks: list[list[list[str]]] = []
     claims: list[tuple[str, str]] = []

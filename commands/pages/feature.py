@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...catalog import parts
 from ...catalog.text import quoted_name, spelled, visible
 from ...queries.features.card import FeatureCard
-from ..render.formats import rendered, unknown
+from ..render.formats import rendered
 from ..render.lines import NARROW, PLAIN_WIDTH, text_of, wrapped
+from ..render.values import unknown
 from . import causes
 from .search import around_mark
 
@@ -18,49 +20,9 @@ if TYPE_CHECKING:
 _GROUPS = 8
 _BARS = " ▁▂▃▄▅▆▇█"
 
-METRICS = {
-    "n_dims": "registered dimensions",
-    "best_dim_auc": "best dimension",
-    "auc_agreement": "agreement",
-    "auc_agreement_words": "agreement, among words",
-    "auc_log_odds": "log-odds",
-    "auc_log_odds_words": "log-odds, among words",
-    "auc_probe": "logistic probe",
-    "auc_probe_words": "logistic probe, among words",
-    "auc_context": "in context",
-    "agreement_context_mean": "agreement in context, mean",
-    "agreement_context_std": "agreement in context, std",
-    "p_anchors": "p beside anchors",
-    "p_anchors_rank": "p beside like rank",
-    "p_rotated": "p beside rotated",
-}
-COHERENCE = {
-    "category_share": "other words of a category",
-    "same_word_share": "one word in two spellings",
-    "edit_similarity": "similar spelling",
-    "rank_distance": "distance of log2 rank",
-}
-"""What a page calls the metrics of a feature, in its order, AUCs where it says no more; others come last, under their own
-names. Those of coherence, over pairs of the top types, have controls of their own."""
-CONTROLS = {
-    "none": "here",
-    "haar": "rotated",
-    "scaled": "scaled",
-    "anchors": "anchors",
-    "anchors_rank": "like rank",
-    "spelling": "spelling",
-    "frequency": "frequency",
-    "random": "random",
-}
-_LEGEND = {
-    "rotated": "rotated: Haar-random bases",
-    "scaled": "scaled: rotated, after giving every dimension the same variance",
-    "anchors": "anchors: random members, the 95th percentile of their best dimensions, else the mean",
-    "like rank": "like rank: the same of the members' frequency rank",
-    "spelling": "spelling: types that are spelled alike",
-    "frequency": "frequency: types that are as frequent",
-    "random": "random: random words that are as frequent",
-}
+_WORDS = parts.words("features")
+COHERENCE = ("category_share", "same_word_share", "edit_similarity", "rank_distance")
+"""Metrics over pairs of the top types, which have controls of their own and a table of their own."""
 
 
 def page(card: FeatureCard, width: int | None = None, color: bool = False) -> str:
@@ -147,7 +109,8 @@ def _table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
     for line in texts:
         figures = [one.rjust(size) for one, size in zip(line[2:], sizes[2:], strict=True)]
         yield between.join([line[0].ljust(sizes[0]), line[1].ljust(sizes[1]), *figures])
-    shown = [_LEGEND[name] for name in dict.fromkeys(name.split(":")[0] for name in names) if name in _LEGEND]
+    headings = {name.split(":")[0] for name in names}
+    shown = [f"{word.name}: {word.about}" for word in _WORDS.values() if word.about and word.name in headings]
     if shown:
         yield from wrapped("", "; ".join(shown).split(" "), width, " ")
 
@@ -177,13 +140,12 @@ def _pivot(rows: Sequence[dict[str, Any]], every_draw: bool) -> tuple[list[str],
 
     Draws of one control (`haar:1`, ...) stand side by side, or as their mean. Of several runs the one over most counts.
     """
-    labels = METRICS | COHERENCE
-    order, splits = list(labels), ["in_sample", "held_out"]
+    order, splits = list(_WORDS), ["in_sample", "held_out"]
 
     def column(control: str) -> tuple[int, str, str]:
         name, _, draw = control.partition(":")
-        place = list(CONTROLS).index(name) if name in CONTROLS else len(CONTROLS)
-        heading = CONTROLS.get(name, name)
+        place = order.index(name) if name in order else len(order)
+        heading = _name(name)
         return place, heading, f"{heading}:{draw}" if draw and every_draw else heading
 
     def line(one: dict[str, Any]) -> tuple[int, str, int, str]:
@@ -203,8 +165,13 @@ def _pivot(rows: Sequence[dict[str, Any]], every_draw: bool) -> tuple[list[str],
     table: list[list[Any]] = []
     for (_, metric, _, split), found in sorted(cells.items()):
         means = [sum(v.values()) / len(v) if (v := found.get(one)) else None for one in columns]
-        table.append([labels.get(metric, metric), split.replace("_", " "), *means])
+        table.append([_name(metric), split.replace("_", " "), *means])
     return names, table
+
+
+def _name(term: str) -> str:
+    """A metric or control in words; under its own name where there is no word for it."""
+    return _WORDS[term].name if term in _WORDS else term
 
 
 def _figure(value: Any) -> str:

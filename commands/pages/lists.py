@@ -8,38 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 from ...catalog.text import quoted_name
 from ...queries.rotations.stored import beats
-from ..render.formats import unknown
+from ..render.values import unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SHOWN = {
-    "models": ("name", "architecture", "width", "n_layers", "dtype", "source"),
-    "runs": ("run_id", "job", "model", "status", "tokens", "tokens_per_s", "started_at"),
-    "sites": ("model", "site", "point", "layer", "width"),
-    "saes": ("name", "model", "site", "n_features", "seed", "source"),
-}
-"""What a terminal shows of a view; every other format has all of it."""
 _NARROW = 100
 
 
-def view_rows(view: str, table: pa.Table, width: int | None = None) -> pa.Table:
-    """The columns of a view that a person wants to see, in words that fit `width` cells."""
-    table = table.select(list(_SHOWN[view]))
-    if view in ("models", "saes"):
-        sources = table.column("source").to_pylist()
-        if width is not None:
-            # The end of a path says more than its start, and a table is cut at the end.
-            sources = [os.path.basename(one.rstrip("/")) if os.path.isabs(one) else one for one in sources]
+def view_rows(shown: Sequence[str], table: pa.Table, width: int | None = None) -> pa.Table:
+    """The columns of a view that a person wants to see, all if none are named, in words that fit `width` cells."""
+    table = table.select(list(shown or table.column_names))
+    names = table.column_names
+    if "source" in names and width is not None:
+        # The end of a path says more than its start, and a table is cut at the end.
+        sources = [
+            os.path.basename(one.rstrip("/")) if one and os.path.isabs(one) else one
+            for one in table.column("source").to_pylist()
+        ]
         table = _replaced(table, "source", "source", sources)
-    if view == "runs":
+    if "started_at" in names:
         form = "%m-%d %H:%M" if width is not None and width < _NARROW else "%Y-%m-%d %H:%M"
-        started = [one.strftime(form) for one in table.column("started_at").to_pylist()]
-        rates = table.column("tokens_per_s").to_pylist()
+        started = [
+            None if one is None else one.strftime(form) for one in table.column("started_at").to_pylist()
+        ]
         table = _replaced(table, "started_at", "started", started)
-        table = _replaced(
-            table, "tokens_per_s", "tokens/s", [None if one is None else round(one) for one in rates]
-        )
+    if "tokens_per_s" in names:
+        rates = [None if one is None else round(one) for one in table.column("tokens_per_s").to_pylist()]
+        table = _replaced(table, "tokens_per_s", "tokens/s", rates)
     return table
 
 

@@ -7,21 +7,19 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
+from ...catalog import parts
 from ...catalog.text import quoted_name, visible
 from ...queries.rotations.card import RotationCard
 from ..render.chart import Panel, bars, scale_of
-from ..render.formats import cell_width, unknown
 from ..render.lines import PLAIN_WIDTH, aligned, sentence, text_of
+from ..render.tables import cell_width
+from ..render.values import unknown
 from .lists import rotations_by_site, sites_of, warnings
 from .rotation_tables import (
-    CODE_LEGEND,
     CODES,
-    DECODER_LEGEND,
     DECODERS,
     DICTIONARIES,
-    DICTIONARY_LEGEND,
     HAAR,
-    KL_LEGEND,
     KL_RATIO,
     UNSEEN,
     carried,
@@ -30,25 +28,8 @@ from .rotation_tables import (
 )
 from .steering import steering
 
-ARMS = {
-    "ev_shuffled": "shuffled pairs",
-    "ev_exchanged": "types exchanged",
-    "ev_identity": "as it is",
-    "ev_mean_shift": "mean shift",
-    "ev_permutation": "permutation",
-    "ev_token_mean": "token mean",
-    "ev_rotation": "rotation",
-    "ev_scaled": "rotation, scaled",
-    "ev_affine": "any linear map",
-}
-"""What a page calls the explained variances, in its order."""
-_ARM_LEGEND = {
-    "ev_shuffled": "shuffled pairs: the rotation fitted on pairs of tokens that do not belong together",
-    "ev_exchanged": "types exchanged: the rotation fitted and scored on pairs whose types were exchanged for others as frequent, "
-    "what unrelated models of one tokenizer would reach",
-    "ev_permutation": "permutation: the best signed permutation of dimensions",
-    "ev_token_mean": "token mean: B's mean at the same token, no model A at all",
-}
+ARMS = {name: word for name, word in parts.words("rotations").items() if name.startswith("ev_")}
+"""Explained variances, in the order in which they are shown."""
 _ELSEWHERE = (
     "rotation_ev",
     "rotation_halves",
@@ -68,23 +49,21 @@ def page(card: RotationCard, width: int | None = None, color: bool = False) -> s
     blocks = {
         "": _header(card, wide),
         "explained variance of B's states, on held-out documents": _arms(row, rows, wide, color),
-        "the same on types that the fit never saw": carried(rows, UNSEEN, {}, wide),
+        "the same on types that the fit never saw": carried(rows, UNSEEN, wide),
         "by principal component of B": _components(card, wide, color),
         "other sites of this run": _others(card, wide),
         "beside Haar-random rotations": haar(rows, row, wide),
-        "what it carries of sign codes": carried(rows, CODES, CODE_LEGEND, wide),
-        "what it carries of A's dictionaries": carried(rows, DICTIONARIES, DICTIONARY_LEGEND, wide),
-        "decoders of A's dictionaries beside B's": carried(
-            rows, DECODERS, DECODER_LEGEND, wide, "shared seed"
-        ),
+        "what it carries of sign codes": carried(rows, CODES, wide),
+        "what it carries of A's dictionaries": carried(rows, DICTIONARIES, wide),
+        "decoders of A's dictionaries beside B's": carried(rows, DECODERS, wide, "shared seed"),
         "A's decoder rotated, beside B's of another seed": carried(
-            rows, {"decoder_cosine_rotated": "cosine"}, {}, wide, "rotated"
+            rows, ("decoder_cosine_rotated",), wide, "rotated"
         ),
         "carried features": _features(card, wide),
         "steering": chain(
             steering(card.steering, wide, color),
-            carried(rows, {"steering_target": "target, all directions, dose 2"}, {}, wide),
-            carried(rows, KL_RATIO, KL_LEGEND, wide, "as it is"),
+            carried(rows, ("steering_target",), wide),
+            carried(rows, KL_RATIO, wide, "as it is"),
         ),
         "other figures": _rest([one for one in rows if one["metric"] not in known], wide),
     }
@@ -138,10 +117,10 @@ def _arms(row: dict[str, Any], figures: Sequence[dict[str, Any]], width: int, co
         if color and bar and name == "ev_rotation":
             bar = f"\x1b[33m{bar}\x1b[0m"
         error = f"± {errors[name]:.3f}" if name in errors else ""
-        head = f"{ARMS[name]:<{_NAME}}{value:>{_VALUE}.3f} {error}"
+        head = f"{ARMS[name].name:<{_NAME}}{value:>{_VALUE}.3f} {error}"
         yield f"{head:<{size + 2}}{'◂' if value < 0 else '│'}{bar}"
     yield " " * (size + 2) + "0" + "1".rjust(room)
-    texts = [text for name, text in _ARM_LEGEND.items() if name in there]
+    texts = [f"{ARMS[name].name}: {ARMS[name].about}" for name in there if ARMS[name].about]
     if errors:
         texts.append("± is the standard error, of the others that of the difference to the rotation")
     yield from sentence("; ".join(texts), width)
@@ -151,7 +130,7 @@ def _components(card: RotationCard, width: int, color: bool) -> Iterator[str]:
     rows = card.components.to_pylist()
     if not rows:
         return
-    arms = {"ev_rotation": "rotation", "ev_affine": "any linear map", "ev_shuffled": "shuffled pairs"}
+    arms = ("ev_rotation", "ev_affine", "ev_shuffled")
     binned: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
         # 1, 2, 3-4, 5-8, ...
@@ -160,14 +139,14 @@ def _components(card: RotationCard, width: int, color: bool) -> Iterator[str]:
     shares = [sum(one["variance_share"] for one in some) for some in binned.values()]
     panels = []
     low = 0.0
-    for name, title in arms.items():
+    for name in arms:
         values = {}
         for at, share, some in zip(x, shares, binned.values(), strict=True):
             if share > 0:
                 value = sum(one["variance_share"] * one[name] for one in some) / share
                 low = min(low, value)
                 values[at] = max(-1.0, value)
-        panels.append(Panel(title, values))
+        panels.append(Panel(ARMS[name].name, values))
     scale = scale_of([value for one in panels for value in one.values.values()])
     yield from bars(panels, x, scale, width, color)
     first = next((i for i, total in enumerate(_running(rows)) if total >= 0.9), len(rows) - 1) + 1
@@ -221,7 +200,5 @@ def _features(card: RotationCard, width: int, most: int = 10) -> Iterator[str]:
 
 
 def _rest(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
-    metrics = {one["metric"]: one["metric"] for one in rows}
-    for metric in metrics:
-        own = [one for one in rows if one["metric"] == metric]
-        yield from carried(own, {metric: visible(metric)}, {}, width)
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        yield from carried([row for row in rows if row["metric"] == metric], (metric,), width)

@@ -92,7 +92,7 @@ def display(answer: Answer, width: int | None = None) -> pa.Table:
 
 def around_mark(text: str, token: str, room: int) -> str:
     """`text` cut to `room` cells around its marked `token`."""
-    from ...commands.render.formats import cell_width
+    from ...commands.render.tables import cell_width
 
     if cell_width(text) <= room:
         return text
@@ -109,7 +109,7 @@ def around_mark(text: str, token: str, room: int) -> str:
 
 
 def _start(text: str, room: int) -> str:
-    from ...commands.render.formats import cell_width
+    from ...commands.render.tables import cell_width
 
     if cell_width(text) <= room:
         return text
@@ -119,7 +119,7 @@ def _start(text: str, room: int) -> str:
 
 
 def _end(text: str, room: int) -> str:
-    from ...commands.render.formats import cell_width
+    from ...commands.render.tables import cell_width
 
     if cell_width(text) <= room:
         return text

@@ -5,31 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...catalog import parts
 from ...catalog.text import visible
 from ..render.chart import Panel, bars, scale_of
-from ..render.formats import cell_width, unknown
 from ..render.lines import aligned, sentence
+from ..render.tables import cell_width
+from ..render.values import unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ARMS = {
-    "source": "in A",
-    "as_is": "as it is",
-    "rotated": "rotated",
-    "random": "random",
-    "own": "B's own",
-}
-"""The arms in the order in which they are shown, and what a heading calls them."""
+_WORDS = parts.words("rotations")
+ARMS = ("source", "as_is", "rotated", "random", "own")
+"""The arms in the order in which they are shown."""
 HEADLINE = 2.0
 """The dose of the figures over all directions."""
-_LEGEND = {
-    "source": "in A: A's direction in A itself",
-    "as_is": "as it is: A's direction in B",
-    "rotated": "rotated: carried by the rotation",
-    "random": "random: a random direction of that norm",
-    "own": "B's own: its difference of means",
-}
 
 
 def steering(table: pa.Table, width: int, color: bool = False) -> Iterator[str]:
@@ -46,14 +36,14 @@ def steering(table: pa.Table, width: int, color: bool = False) -> Iterator[str]:
             panels = []
             for arm in _order(rows):
                 values = {row["dose"]: row["target_change"] for row in rows if row["arm"] == arm}
-                panels.append(Panel(ARMS.get(arm, visible(arm)), values))
+                panels.append(Panel(_WORDS[arm].name if arm in ARMS else visible(arm), values))
             yield from bars(panels, doses, scale_of([row["target_change"] for row in rows]), width, color)
         at = HEADLINE if HEADLINE in doses else doses[-1]
         yield f"at dose {at:g}"
         yield from _table([row for row in rows if row["dose"] == at], width)
     if groups:
-        there = [one for one in _LEGEND if any(row["arm"] == one for rows in groups.values() for row in rows)]
-        texts = [_LEGEND[one] for one in there]
+        there = [one for one in ARMS if any(row["arm"] == one for rows in groups.values() for row in rows)]
+        texts = [f"{_WORDS[one].name}: {_WORDS[one].about}" for one in there]
         texts.append(
             "target is its mean logit less that of the others; charts have the dose from left to right; "
             "± is the standard error over windows"
@@ -72,7 +62,7 @@ def _table(rows: Sequence[dict[str, Any]], width: int) -> Iterator[str]:
         for row in (one for one in rows if one["arm"] == arm):
             cells.append(
                 [
-                    ARMS.get(arm, visible(arm)),
+                    _WORDS[arm].name if arm in ARMS else visible(arm),
                     f"{row['norm']:.3g}",
                     _with_error(row["target_change"], row["target_std_error"], "+"),
                     _with_error(row["other_change"], row["other_std_error"], "+"),

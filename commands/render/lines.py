@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from .formats import cell_width
+from .tables import cell_width
 
 NARROW = 110
 PLAIN_WIDTH = 100

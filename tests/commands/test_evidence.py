@@ -15,7 +15,7 @@ from terminal import Run
 import signarium
 from signarium.catalog import parts
 from signarium.catalog.errors import NotFound
-from signarium.commands.pages.evidence import page
+from signarium.commands.pages.evidence import markdown, page
 
 CLAIM = "Readable features survive a held-out split of their words, at every site that was looked at"
 
@@ -131,3 +131,18 @@ def test_evidence_in_every_format(run: Run, tmp_path: Path) -> None:
     assert all(one["model"] == DECODER for one in objects)
     assert run("evidence", "--output", "e.txt").out == ""
     assert (tmp_path / "e.txt").read_text() == run("evidence").out
+
+
+def test_markdown_for_a_document(run: Run, catalogue: Made) -> None:
+    c = signarium.open(catalogue.path)
+    table = c.evidence(claims=["1.1", "6.1"])
+    assert {row["claim_id"] for row in table.to_pylist()} == {"1.1", "6.1"}
+    lines = markdown(table).splitlines()
+    assert lines[:2] == ["| claim | published | here | control | verdict |", "|---|---|---|---|---|"]
+    assert len(lines) == table.num_rows + 2
+    assert all(line.replace("\\|", "").count("|") == 6 for line in lines)
+    assert [sum(line.startswith(f"| {claim} ") for line in lines) for claim in ("1.1", "6.1")] == [1, 1]
+    with pytest.raises(NotFound, match=r"no claim '0\.0'"):
+        c.evidence(claims=["0.0"])
+    shown = run("evidence", "--format", "markdown", "--claims", "1.1, 6.1")
+    assert shown.code == 0 and shown.out == markdown(table)

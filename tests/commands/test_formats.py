@@ -20,14 +20,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from signarium.catalog.errors import InvalidInput
-from signarium.commands.render.formats import (
-    atomic_output,
-    render,
-    rendered,
-    unique_names,
-    visible,
-    write_rows,
-)
+from signarium.catalog.text import visible
+from signarium.commands.render.formats import atomic_output, render, rendered, unique_names, write_rows
 
 BIG = 2**63 - 1
 

@@ -8,7 +8,8 @@ from made import Made
 from terminal import ALL, Run, process
 
 from signarium import __version__
-from signarium.catalog import engines
+from signarium.catalog import engines, part, parts
+from signarium.cli import cli
 from signarium.queries import subjects
 
 
@@ -86,3 +87,13 @@ def test_python_m_signarium(catalogue: Made) -> None:
     done = process("models", "list", "--format", "csv", SIGNARIUM_DB=str(catalogue.path))
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.count("\n") == 3
     assert process("--version").stdout.split()[-1] == __version__
+
+
+def test_a_view_with_an_order_can_be_listed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = part.View("tiny", "One row a model.", {"model": "its name"}, "", order="model")
+    monkeypatch.setattr(parts, "PARTS", [*parts.PARTS, part.Part("tiny", views=(view,))])
+    assert "tiny" in run("--help").out
+    shown = run("tiny", "list", "--help")
+    assert "One row a model." in shown.out and "--model" in shown.out
+    monkeypatch.undo()
+    cli.commands.pop("tiny")

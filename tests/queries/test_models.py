@@ -59,7 +59,9 @@ def test_a_catalogue_without_a_model(tmp_path: Path) -> None:
     path = empty(tmp_path / "empty.duckdb")
     assert models.rows(path, "models").num_rows == 0
     for view in ("models", "runs", "sites"):
-        assert "(0 rows)" in rendered(lists.view_rows(view, models.rows(path, view), 80), width=80)
+        assert "(0 rows)" in rendered(
+            lists.view_rows(parts.view(view).shown, models.rows(path, view), 80), width=80
+        )
     with pytest.raises(InvalidInput, match="no model yet: run `signarium ingest MODEL`"):
         signarium.open(path).nearest("state:3")
 
@@ -83,7 +85,7 @@ def test_not_a_catalogue(tmp_path: Path) -> None:
     ],
 )
 def test_display_fits(catalogue: Made, view: str, columns: list[str], width: int | None) -> None:
-    table = lists.view_rows(view, models.rows(catalogue.path, view), width)
+    table = lists.view_rows(parts.view(view).shown, models.rows(catalogue.path, view), width)
     assert table.column_names == columns
     text = rendered(table, width=width)
     assert "hidden" not in text
@@ -94,7 +96,8 @@ def test_display_fits(catalogue: Made, view: str, columns: list[str], width: int
 def test_display_of_runs_and_info(catalogue: Made) -> None:
     row = models.rows(catalogue.path, "runs").to_pylist()[0]
     narrow, wide = (
-        lists.view_rows("runs", models.rows(catalogue.path, "runs"), w).to_pylist()[0] for w in (80, 120)
+        lists.view_rows(parts.view("runs").shown, models.rows(catalogue.path, "runs"), w).to_pylist()[0]
+        for w in (80, 120)
     )
     assert narrow["started"] == row["started_at"].strftime("%m-%d %H:%M")
     assert wide["started"] == row["started_at"].strftime("%Y-%m-%d %H:%M")

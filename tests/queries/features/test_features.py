@@ -27,7 +27,8 @@ from signarium.catalog.errors import InvalidInput, NotFound, SignariumError, Tex
 from signarium.commands.pages import lists as pages
 from signarium.commands.pages import reading
 from signarium.commands.pages.feature import page
-from signarium.commands.render.formats import json_text, rendered
+from signarium.commands.render.formats import rendered
+from signarium.commands.render.values import json_text
 from signarium.queries.features import annotate
 from signarium.queries.features import lists as features
 from signarium.queries.nearest import masked

@@ -28,7 +28,8 @@ from signarium.commands.pages import neuron as neuron_page
 from signarium.commands.pages import search as search_page
 from signarium.commands.pages.feature import flips, page
 from signarium.commands.render import chart
-from signarium.commands.render.formats import json_text, rendered
+from signarium.commands.render.formats import rendered
+from signarium.commands.render.values import json_text
 from signarium.queries.nearest import masked, polarity
 from signarium.queries.nearest.answers import Answer
 from signarium.queries.neurons import lists as neurons

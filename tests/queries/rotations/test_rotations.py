@@ -17,7 +17,9 @@ from signarium.catalog import parts
 from signarium.catalog.errors import InvalidInput, NotFound, SignariumError
 from signarium.commands.pages import lists as pages
 from signarium.commands.pages import rotation as rotation_page
-from signarium.commands.render.formats import cell_width, json_text, rendered
+from signarium.commands.render.formats import rendered
+from signarium.commands.render.tables import cell_width
+from signarium.commands.render.values import json_text
 from signarium.queries.rotations import card as rotation_card
 from signarium.queries.rotations import stored as rotations
 
