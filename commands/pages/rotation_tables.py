@@ -45,9 +45,14 @@ DECODERS = ("decoder_cosine", "decoder_cosine_live", "decoder_match_0.5")
 KL_RATIO = ("steering_kl_ratio",)
 
 
-def _name(term: str) -> str:
-    """A metric or control in words; spelled with spaces where there is no word for it."""
-    return _WORDS[term].name if term in _WORDS else visible(term.replace("_", " "))
+def _metric(name: str) -> str:
+    """A metric in words; under its own name where there is no word for it."""
+    return _WORDS[name].name if name in _WORDS else visible(name)
+
+
+def _control(name: str) -> str:
+    """A control in words; spelled with spaces where there is no word for it."""
+    return _WORDS[name].name if name in _WORDS else visible(name.replace("_", " "))
 
 
 def _legend(terms: Iterable[str]) -> list[str]:
@@ -65,9 +70,9 @@ def haar(rows: Sequence[dict[str, Any]], rotation: dict[str, Any], width: int) -
         return
     others = sorted({control for one in found.values() for control in one} - set(_HAAR_CONTROLS))
     controls = [one for one in (*_HAAR_CONTROLS, *others) if any(one in each for each in found.values())]
-    cells = [["statistic", *map(_name, controls)]]
+    cells = [["statistic", *map(_control, controls)]]
     for metric in (one for one in HAAR if one in found):
-        cells.append([_name(metric), *(figure(found[metric].get(one)) for one in controls)])
+        cells.append([_metric(metric), *(figure(found[metric].get(one)) for one in controls)])
     yield from _fitting(cells, width)
     yield from sentence(
         f"{'; '.join(_legend(controls))}. Where unrelated maps look alike, the statistic says nothing of a shared function; "
@@ -95,9 +100,9 @@ def carried(
     shown = [one for one in metrics if any(one in each for each in found.values())]
     order = ["none"] * ("none" in found) + [one for one in _WORDS if one in found and one != "none"]
     order += sorted(set(found) - set(_WORDS))
-    cells = [["", *map(_name, shown)]]
+    cells = [["", *map(_metric, shown)]]
     for control in order:
-        name = itself if control == "none" else _name(control)
+        name = itself if control == "none" else _control(control)
         cells.append([name, *(_with_error(found[control].get(one)) for one in shown)])
     lines = list(_fitting(cells, width))
     yield from lines

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,7 @@ from rich.cells import cell_len
 from signarium.catalog.errors import InvalidInput
 from signarium.catalog.text import visible
 from signarium.commands.render.formats import atomic_output, render, rendered, unique_names, write_rows
+from signarium.commands.render.values import json_text, plain, python_values
 
 BIG = 2**63 - 1
 
@@ -203,7 +205,7 @@ def test_arrow_tables(tmp_path: Path) -> None:
     )
     lines = rendered(table, "csv").splitlines()
     assert lines[0] == "id,code,at,tags"
-    assert lines[2].startswith(f"{BIG},,1970-01-01") and lines[2].endswith("000000001Z,[]")
+    assert lines[2].startswith(f"{BIG},,1970-01-01") and lines[2].endswith("T00:00:00+00:00,[]")
     assert json.loads(rendered(table.drop_columns("at"), "json"))[0] == {"id": 1, "code": "ab", "tags": ["a"]}
     assert rendered(table).endswith("(2 rows)\n")
     with atomic_output(tmp_path / "x.parquet") as out:
@@ -236,3 +238,27 @@ def test_atomic_output(tmp_path: Path) -> None:
     for bad in (tmp_path, tmp_path / "no" / "x"):
         with pytest.raises(InvalidInput), atomic_output(bad):
             pass
+
+
+def test_values_of_every_type_are_those_of_duckdb() -> None:
+    """Through Arrow as DuckDB's own reader gives them."""
+    made = [
+        *("true", "1::UTINYINT", "1.5::FLOAT", "1.50::DECIMAL(5, 2)", "'x'", "'\\xAA'::BLOB", "NULL"),
+        *("-5::HUGEINT", "340282366920938463463374607431768211455::UHUGEINT", "'10101010101'::BIT"),
+        *("'-123456789012345678901234567890'::BIGNUM", "'a'::ENUM('a', 'b')", "json('[1]')"),
+        *("DATE '2024-02-29'", "DATE '20000-01-01'", "DATE '0044-03-15 (BC)'", "DATE '-infinity'"),
+        *("TIMESTAMP '2024-01-02 03:04:05.5'", "TIMESTAMP 'infinity'", "TIMESTAMP '20000-01-01 00:00:00'"),
+        *("TIMESTAMP_NS '2024-01-02 03:04:05.123456789'", "TIMESTAMP_S '2024-01-02 03:04:05'"),
+        *("TIMESTAMPTZ '2024-01-02 03:04:05+00'", "TIME '01:02:03.5'", "TIME '24:00:00'"),
+        *("TIMETZ '01:02:03.25+05:30'", "INTERVAL '1 month 2 days 3 hours'", "INTERVAL '-1 month -5 us'"),
+        *("[1, NULL]", "['101'::BIT]", "[1, 2]::INT[2]", "{'a': DATE '2020-01-01', 'b': [INTERVAL 1 DAY]}"),
+        *("ROW(1, 2)", "MAP {'a': 1, 'b': NULL}", "MAP {[1]: 'x'}", "union_value(k := 2)"),
+        "[{'a': 1::HUGEINT}, NULL]",
+    ]
+    query = "SELECT " + ", ".join(f"{one} AS c{i}" for i, one in enumerate(made))
+    with duckdb.connect(config={"arrow_lossless_conversion": "true"}) as connection:
+        expected = connection.execute(query).fetchone()
+        (batch,) = connection.execute(query).to_arrow_reader(10)
+    for one, column, value in zip(made, batch.columns, expected, strict=True):
+        assert plain(python_values(column)[0]) == plain(value), one
+        assert json_text(python_values(column)[0]) == json_text(value), one

@@ -540,8 +540,8 @@ def test_the_parent_loads_no_database(catalogue: Path) -> None:
 
 
 def test_the_first_rows_alone_are_computed(catalogue: Path) -> None:
-    query = "select if(range = 100000, error('late'), range) as i from range(200000)"
-    assert sql(catalogue, query, Limits(rows=3)).column("i").to_pylist() == [0, 1, 2]
+    found = sql(catalogue, "select range as i from range(1000000000000)", Limits(rows=3))
+    assert found.column("i").to_pylist() == [0, 1, 2]
 
 
 def test_batches_are_small(catalogue: Path) -> None:
