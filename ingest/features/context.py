@@ -22,7 +22,7 @@ from ..model.sites import Site
 from ..passes.forward import batches, one_pass
 from ..passes.pack import pack_signs
 from ..stats.bases import HAAR_SEEDS, bases, haar
-from ..stats.bits import Patterns, TypeBits, agreements, percentiles
+from ..stats.bits import Patterns, TypeBits, agreements, among, percentiles
 from ..stats.draws import rng
 from ..stats.figures import Scope
 from .categories import Split
@@ -224,7 +224,7 @@ def _auc_in_context(
     """(categories,): occurrences of the words `found` against those of no word of the category; NaN without any."""
     aucs = np.full(len(found), np.nan)
     for i, row in agreements(states, patterns):
-        inside, others = np.isin(tokens, found[i]), ~np.isin(tokens, split.anchors[i])
+        inside, others = among(tokens, found[i]), ~among(tokens, split.anchors[i])
         if inside.any() and others.any():
             aucs[i] = percentiles(row[inside], row[others]).mean()
     return aucs

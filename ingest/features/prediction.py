@@ -193,12 +193,13 @@ def _majority_ranks(
     majority = np.stack(
         [np.packbits(2 * one > len(ids)) for one, ids in zip(positive, contexts, strict=True)]
     )
-    own = hamming(majority, codes[targets])[:, None]
+    own = hamming(majority, codes[targets])[:, None].astype(np.int32)
     ranks = np.zeros(len(contexts), np.int64)
     for part in _chunks(vocab, len(contexts)):
         apart = engines.differing(codes[part], majority, width=width)
         earlier = np.arange(part.start, part.stop) < targets[:, None]
-        ranks += ((apart < own) | ((apart == own) & earlier)).sum(1)
+        # At an equal distance the lower id comes first.
+        ranks += np.count_nonzero(apart < own + earlier, axis=1)
     return ranks
 
 

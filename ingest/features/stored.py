@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...catalog import bulk, store
 from ...catalog.bulk import Figure
 from ...catalog.codes import n_bytes, unpack
-from ..stats.bits import Counts, Patterns, TypeBits, agreements, top_of
+from ..stats.bits import Counts, Patterns, TypeBits, agreements, among, top_of
 from ..stats.figures import Scope
 
 TOP_STATES = 20
@@ -95,7 +95,7 @@ class Scored:
             order = np.lexsort((ids, -both))[:TOP_STATES]
             self.states[i], self.counts[i] = ids[order], both[order]
             if len(anchors[i]):
-                self.positive[i].append(row[np.isin(tokens, anchors[i])])
+                self.positive[i].append(row[among(tokens, anchors[i])])
 
     def auc(self, i: int) -> tuple[float, int]:
         """Of feature `i`: occurrences of its words against all other states, and how many occurrences there were."""

@@ -41,6 +41,9 @@ class Words:
     down: Ids
     down_logits: NDArray[np.float32]
 
+    def __getitem__(self, some: NDArray[np.int64]) -> Words:
+        return Words(self.up[some], self.up_logits[some], self.down[some], self.down_logits[some])
+
     def shared(self, other: Words) -> NDArray[np.float64]:
         """(n,): share of the tokens, up and down together, that both have in the same direction."""
         both = [
@@ -49,6 +52,18 @@ class Words:
         ]
         found: NDArray[np.float64] = np.mean(both, axis=0)
         return found
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What the signs of n directions are taken of, where that is not the direction itself: `code`, [n, width], as signs
+    or zeros; and the words of the directions ("float") and of the code ("sign"), as `Vocabulary.sources` gives them."""
+
+    code: Tensor
+    sources: dict[str, Words]
+
+    def __getitem__(self, some: NDArray[np.int64]) -> Coded:
+        return Coded(self.code[some], {name: words[some] for name, words in self.sources.items()})
 
 
 def signs(directions: Tensor) -> Tensor:
@@ -205,17 +220,17 @@ def rows(
 
 def overlap_figures(
     vocabulary: Vocabulary, directions: Tensor, site_id: str, subject: str, subject_id: str, seed: int,
-    coded: Tensor | None = None,
+    coded: Coded | None = None,
 ) -> list[Figure]:  # fmt: skip
     """How many of the tokens that directions [n, width] name are named by their signs alone, beside three controls.
 
-    `coded` is what the signs are taken of, where that is not the direction itself, as signs or zeros. Controls:
-    `random_signs`, the same entries with signs drawn at random, and those signs: what the sizes alone give; `haar:1`, the
+    Controls: `random_signs`, the same entries with signs drawn at random, and those signs: what the sizes alone give; `haar:1`, the
     signs taken in a Haar-random basis and turned back; `shuffled`, the signs of another of the directions.
     """
     x = directions.float().cpu()
-    code = signs(x) if coded is None else coded.float().cpu()
-    real, own = vocabulary.project(x), vocabulary.project(code)
+    code = signs(x) if coded is None else coded.code.float().cpu()
+    sources = vocabulary.sources(x, code) if coded is None else coded.sources
+    real, own = sources["float"], sources["sign"]
     shared = real.shared(own)
     generator = rng(seed, "words", site_id, subject, subject_id)
     n, width = x.shape
@@ -234,7 +249,7 @@ def overlap_figures(
     found = {
         "random_signs": random,
         f"haar:{HAAR_SEEDS[0]}": real.shared(vocabulary.project(turned_signs @ q.T)),
-        "shuffled": real.shared(Words(*(one[others] for one in _parts(own)))),
+        "shuffled": real.shared(own[others]),
     }
     if n < 2:
         del found["shuffled"]
@@ -246,10 +261,6 @@ def overlap_figures(
         return scope.mean("projection_overlap", control, "in_sample", values, paired)
 
     return [figure("none", shared), *(figure(control, values) for control, values in found.items())]
-
-
-def _parts(words: Words) -> tuple[NDArray[Any], ...]:
-    return words.up, words.up_logits, words.down, words.down_logits
 
 
 def evenly(n: int, sizes: Sequence[int]) -> list[NDArray[np.int64]]:

@@ -214,9 +214,10 @@ class WriterStage:
         """Tokens of each feature: its signs, and its signs times how far each dimension reaches over the types."""
         code = group.patterns.signs
         real = code * torch.from_numpy(stds).float()
-        columns = words.rows(run_id, site_id, "feature", group.ids, vocabulary.sources(real, code))
+        coded = words.Coded(code, vocabulary.sources(real, code))
+        columns = words.rows(run_id, site_id, "feature", group.ids, coded.sources)
         (some,) = words.evenly(words.SAMPLE, [len(group.ids)])
         figures = words.overlap_figures(
-            vocabulary, real[some], site_id, group.kind, group.centre, self.seed, coded=code[some]
+            vocabulary, real[some], site_id, group.kind, group.centre, self.seed, coded=coded[some]
         )
         return columns, figures
