@@ -9,6 +9,7 @@ import click
 
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
+from ..ingest.stages import names
 from .options import can_resume, device_option, text_option
 from .output import say
 from .progress import Display
@@ -26,7 +27,7 @@ from .progress import Display
 @click.option(
     "--stages",
     metavar="LIST",
-    help="Of types,states,features,neurons,writers.  [default: all; states if there is a text]",
+    help=f"Of {','.join(names())}.  [default: all; states if there is a text]",
 )
 @click.option(
     "--max-tokens",

@@ -27,7 +27,7 @@ from ...catalog.ids import int_id
 from . import registered
 from . import weights as _weights
 from .layout import Layout, find_layout
-from .loaded import LoadedModel, max_positions, token_embedding
+from .loaded import LoadedModel, Origin, max_positions, token_embedding
 from .weights import Source
 
 __all__ = ["LoadedModel", "load_model"]
@@ -61,10 +61,8 @@ def load_model(
     module, tokenizer, sha256 = _load(found, target, dtype, random_init)
     layout = _probe(module, tokenizer)
     head = partial(_read_head, found, module, random_init)
-    return LoadedModel(
-        module, tokenizer, layout, head, source=source, name=found.name, revision=found.revision,
-        weights_sha256=sha256, random_init_seed=random_init,
-    )  # fmt: skip
+    origin = Origin(source, found.name, found.revision, sha256, random_init)
+    return LoadedModel(module, tokenizer, layout, head, origin)
 
 
 def find_device(name: str) -> torch.device:

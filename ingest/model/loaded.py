@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,6 +28,17 @@ None for a weight that is the token embedding's and for a bias that is not there
 
 class _Stop(Exception):
     """Ends a pass once every wanted site was seen; caught where it is raised for."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from: see the attributes of `LoadedModel`."""
+
+    source: str
+    name: str
+    revision: str | None
+    weights_sha256: str
+    random_init_seed: int | None
 
 
 class LoadedModel:
@@ -53,25 +65,20 @@ class LoadedModel:
         tokenizer: Any,
         layout: Layout,
         head: Head,
-        *,
-        source: str,
-        name: str,
-        revision: str | None,
-        weights_sha256: str,
-        random_init_seed: int | None,
+        origin: Origin,
     ) -> None:
         config: Any = module.config
         self.module = module
         self.tokenizer = tokenizer
         self.layout = layout
         self._head = head
-        self.source, self.name, self.revision = source, name, revision
+        self.source, self.name, self.revision = origin.source, origin.name, origin.revision
         self.architecture = str(config.model_type)
         self.width, self.n_layers, self.d_ffn = layout.width, layout.n_layers, layout.d_ffn
         self.vocab_size = int(token_embedding(module).weight.shape[0])
         self.dtype = str(token_embedding(module).weight.dtype).removeprefix("torch.")
         self.device = token_embedding(module).weight.device
-        self.weights_sha256, self.random_init_seed = weights_sha256, random_init_seed
+        self.weights_sha256, self.random_init_seed = origin.weights_sha256, origin.random_init_seed
         self.causal = layout.causal
         self.sites, self.site_notes = layout.sites, layout.notes
         self.max_positions = max_positions(module)

@@ -35,7 +35,7 @@ def test_ingest_says_what_was_made(
     import signarium
     from signarium.ingest.job import Estimate, Report
 
-    estimate = Estimate("one", "cpu", ("embed",), 9, rows, features, 0, 0, 0, 1)
+    estimate = Estimate(model="one", device="cpu", sites=("embed",), rows=rows, features=features)
     monkeypatch.setattr(signarium, "ingest", lambda *_, **__: Report("one", estimate))
     assert run("--db", "c.duckdb", "ingest", "x").out == f"one: {said} are in c.duckdb\n"
 

@@ -105,7 +105,7 @@ def test_the_list_is_read_without_torch() -> None:
     [
         ({"stages": "types,dreams"}, "no stage 'dreams': there is types, states, features, neurons, writers"),
         ({"stages": []}, "no stage was given"),
-        ({"stages": "states"}, "the stage states needs a text: pass `text='PATH'`"),
+        ({"stages": "states"}, "the stage states needs a text: pass `text=PATH`"),
         ({"stages": "types", "text": "a.txt"}, "`text` belongs to the stage states"),
         ({"stages": "neurons", "bos": True}, "`bos` belongs to the stage types"),
         (
