@@ -124,7 +124,7 @@ def _tokens_of(model: LoadedModel, name: str, text: str, position: int | None) -
     chosen = last if position is None else position + len(ids) if position < 0 else position
     if not 0 <= chosen < len(ids):
         raise InvalidInput(
-            f"--position {position} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}"
+            f"{option('position', position)} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}"
         )
     return ids, chosen
 
@@ -245,7 +245,7 @@ def encode_tokens(
     if room < 1:
         raise InvalidInput(
             f"a context of {context} has no room for a token beside {special} special ones",
-            f"use --context {special + 1} or more",
+            f"use {option('context', special + 1)} or more",
         )
     ids = token_ids(model.tokenizer, text)
     if not ids:
