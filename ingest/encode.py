@@ -124,7 +124,8 @@ def _tokens_of(model: LoadedModel, name: str, text: str, position: int | None) -
     chosen = last if position is None else position + len(ids) if position < 0 else position
     if not 0 <= chosen < len(ids):
         raise InvalidInput(
-            f"{option('position', position)} is outside the text's {len(ids)} tokens", f"pass 0 to {len(ids) - 1}"
+            f"{option('position', position)} is outside the text's {len(ids)} tokens",
+            f"pass 0 to {len(ids) - 1}",
         )
     return ids, chosen
 

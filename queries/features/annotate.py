@@ -126,8 +126,8 @@ def read(path: Path, reading: Reading, encode: Callable[[Target], TokenCodes]) -
     tokens, token_ids, chunks, positions = text.tokens, text.token_ids, text.chunks, text.positions
     codes = text.codes[target.site, target.centre]
     with store.reading(path) as connection:
-        there = features_at(connection, target, "true" if reading.every else _USUAL)
-        there = _in_context(connection, target, there)
+        features = features_at(connection, target, "true" if reading.every else _USUAL)
+        features = _in_context(connection, target, features)
         names = {
             row[0]: row[1:]
             for row in connection.execute(
@@ -139,18 +139,18 @@ def read(path: Path, reading: Reading, encode: Callable[[Target], TokenCodes]) -
     if not names:
         raise none_yet(target.model)
     rows: list[tuple[Any, ...]] = []
-    step = max(1, _BLOCK_CELLS // max(1, len(there.ids)))
+    step = max(1, _BLOCK_CELLS // max(1, len(features.ids)))
     for start in range(0, len(codes), step):
         block = codes[start : start + step]
-        agreement = 1.0 - differing_each(block, there.patterns, target.width) / there.n_dims
-        surprise = there.surprise(agreement)
+        agreement = 1.0 - differing_each(block, features.patterns, target.width) / features.n_dims
+        surprise = features.surprise(agreement)
         kept = agreement >= reading.least
         if not reading.first:
             kept[positions[start : start + step] == 0] = False
         for i, best in enumerate(_best(kept, agreement, surprise, reading.top), start):
             token = (int(chunks[i]), int(positions[i]), int(token_ids[i]), tokens[i], bool(positions[i] == 0))
             for rank, j in enumerate(best.tolist(), 1):
-                ident, known = int(there.ids[j]), float(surprise[i - start, j])
+                ident, known = int(features.ids[j]), float(surprise[i - start, j])
                 figures = float(agreement[i - start, j]), None if np.isnan(known) else known
                 rows.append((*token, rank, ident, *names[ident], *figures))
             if not len(best):
@@ -181,14 +181,16 @@ def _best(
     n = keys.shape[1]
     # Only what reaches the last place is sorted, ties with it included.
     bar = np.partition(keys, n - top, axis=1)[:, n - top] if top < n else np.full(len(keys), -np.inf)
-    found = []
+    ranked = []
     for i, key in enumerate(keys):
-        some = np.flatnonzero((key >= bar[i]) & kept[i])
-        found.append(some[np.lexsort((some, -agreement[i, some], -key[some]))][:top])
-    return found
+        candidates = np.flatnonzero((key >= bar[i]) & kept[i])
+        ranked.append(candidates[np.lexsort((candidates, -agreement[i, candidates], -key[candidates]))][:top])
+    return ranked
 
 
-def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: FeatureArrays) -> FeatureArrays:
+def _in_context(
+    connection: duckdb.DuckDBPyConnection, target: Target, features: FeatureArrays
+) -> FeatureArrays:
     """Features whose usual agreement is that over the ingested states, where it was measured."""
     rows = connection.execute(
         "SELECT subject_id, metric, arg_max(value, (n, run_id)) FROM measurement_row JOIN site s USING (site_id) "
@@ -196,10 +198,10 @@ def _in_context(connection: duckdb.DuckDBPyConnection, target: Target, there: Fe
         "AND metric IN ('agreement_context_mean', 'agreement_context_std') GROUP BY ALL",
         [target.model, target.site],
     ).fetchall()
-    found = {(one, metric.rpartition("_")[2]): value for one, metric, value in rows}
-    mean, std = there.mean.copy(), there.std.copy()
-    for i, ident in enumerate(there.ids.tolist()):
+    figures = {(ident, metric.rpartition("_")[2]): value for ident, metric, value in rows}
+    mean, std = features.mean.copy(), features.std.copy()
+    for i, ident in enumerate(features.ids.tolist()):
         # Both or neither: a mean over states and a spread over types do not go together.
-        if (str(ident), "mean") in found and (str(ident), "std") in found:
-            mean[i], std[i] = found[str(ident), "mean"], found[str(ident), "std"]
-    return FeatureArrays(there.ids, there.patterns, there.n_dims, mean, std)
+        if (str(ident), "mean") in figures and (str(ident), "std") in figures:
+            mean[i], std[i] = figures[str(ident), "mean"], figures[str(ident), "std"]
+    return FeatureArrays(features.ids, features.patterns, features.n_dims, mean, std)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BLOBS = ("mask", "polarity")
-COLUMNS = (*(one for one in parts.view("features").columns if one not in _BLOBS), *_BLOBS)
+COLUMNS = (*(name for name in parts.view("features").columns if name not in _BLOBS), *_BLOBS)
 """Those of the view `features`; what no person reads comes last."""
 
 PLACES = "feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)"
@@ -100,37 +100,39 @@ def find_one(
         InvalidInput: if it is elsewhere than asked, or if several have the name.
     """
     narrow(connection, model=model, site=site, centre=centre)
-    found = _named(connection, text)
-    if not found:
+    called = _named(connection, text)
+    if not called:
         raise NotFound("feature", text, todo=_hint(connection, text))
     asked = {"model": model, "site": site, "centre": centre}
-    left = [one for one in found if all(v is None or getattr(one, k) == v for k, v in asked.items())]
+    left = [
+        feature for feature in called if all(v is None or getattr(feature, k) == v for k, v in asked.items())
+    ]
     if not left:
-        there = ", ".join(_place(one) for one in found[:3]) + (", ..." if len(found) > 3 else "")
+        places = ", ".join(_place(feature) for feature in called[:3]) + (", ..." if len(called) > 3 else "")
         options = " ".join(option(name, value) for name, value in asked.items() if value is not None)
         raise InvalidInput(
-            f"feature {text!r} is elsewhere: it is {there}", f"leave out {options}, or name another feature"
+            f"feature {text!r} is elsewhere: it is {places}", f"leave out {options}, or name another feature"
         )
     if len(left) > 1:
-        shown = ", ".join(_place(one) for one in left[:4]) + (", ..." if len(left) > 4 else "")
-        apart = [option(name) for name in asked if len({getattr(one, name) for one in left}) > 1]
+        shown = ", ".join(_place(feature) for feature in left[:4]) + (", ..." if len(left) > 4 else "")
+        apart = [option(name) for name in asked if len({getattr(feature, name) for feature in left}) > 1]
         ways = ", ".join([*apart, "or the id"]) if apart else "the id"
         raise InvalidInput(f"{len(left)} features are called {text!r}", f"pass {ways}: {shown}")
     return left[0]
 
 
-def _place(one: Feature) -> str:
-    return f"{one.feature_id} ({one.kind}, {one.model} {one.site} {one.centre})"
+def _place(feature: Feature) -> str:
+    return f"{feature.feature_id} ({feature.kind}, {feature.model} {feature.site} {feature.centre})"
 
 
 def _named(connection: duckdb.DuckDBPyConnection, text: str) -> list[Feature]:
     if text.isascii() and text.isdecimal() and int(text) < 1 << 63:
-        found = _features(connection, "f.feature_id = ?", [int(text)])
-        if found:
-            return found
+        numbered = _features(connection, "f.feature_id = ?", [int(text)])
+        if numbered:
+            return numbered
     for name in dict.fromkeys((text, unquoted(text))):
-        if found := _features(connection, "f.name = ?", [name]):
-            return found
+        if called := _features(connection, "f.name = ?", [name]):
+            return called
     return []
 
 
@@ -153,7 +155,7 @@ def _hint(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     other = text[1:] if text.startswith(" ") else f" {text}"
     near = [other] if other in names else get_close_matches(text, names, 5)
     if near:
-        return f"there is {', '.join(quoted_name(one) for one in near)}"
+        return f"there is {', '.join(quoted_name(name) for name in near)}"
     return "`signarium features list` shows what there is"
 
 
@@ -191,7 +193,7 @@ def features_at(
         table.column("feature_id").to_numpy(),
         Pattern(code_matrix(table.column("mask"), size), code_matrix(table.column("polarity"), size)),
         table.column("n_dims").to_numpy(),
-        *(one.astype(np.float64) for one in numbers),
+        *(column.astype(np.float64) for column in numbers),
     )
 
 
@@ -203,5 +205,5 @@ def rows_of(connection: duckdb.DuckDBPyConnection, feature_ids: Sequence[int]) -
     table = connection.execute(
         f"SELECT {', '.join(COLUMNS)} FROM features WHERE feature_id IN ({listed})"
     ).to_arrow_table()
-    place = {one: i for i, one in enumerate(table.column("feature_id").to_pylist())}
-    return table.take(pa.array([place[one] for one in feature_ids], pa.int64()))
+    place = {ident: i for i, ident in enumerate(table.column("feature_id").to_pylist())}
+    return table.take(pa.array([place[ident] for ident in feature_ids], pa.int64()))

@@ -56,21 +56,21 @@ def search(
     """
     n = index.n if rows is None else len(rows)
     block = max(1, _BLOCK_BYTES // len(pattern.mask))
-    found, best = np.empty(0, np.int32), np.empty(0, np.int64)
+    nearest, best = np.empty(0, np.int32), np.empty(0, np.int64)
     # What a filter chose is copied together, so the codes are gone through in blocks.
     for start in range(0, n, block):
         part = slice(start, min(start + block, n))
         distances = differing(index.codes[part if rows is None else rows[part]], pattern, engine)
         if both:
             distances, _ = nearer(distances, pattern.n_dims)
-        found = np.concatenate([found, distances])
+        nearest = np.concatenate([nearest, distances])
         best = np.concatenate([best, np.arange(part.start, part.stop)])
         # Rows ascend by item, so the place breaks ties.
-        keys = found.astype(np.int64) * n + best
+        keys = nearest.astype(np.int64) * n + best
         kept = np.argpartition(keys, k - 1)[:k] if k < len(keys) else np.arange(len(keys))
         kept = kept[np.argsort(keys[kept])]
-        found, best = found[kept], best[kept]
-    return found[None], index.items_of(best if rows is None else rows[best])[None]
+        nearest, best = nearest[kept], best[kept]
+    return nearest[None], index.items_of(best if rows is None else rows[best])[None]
 
 
 def differing_each(codes: Codes, patterns: Pattern, width: int, engine: str = engines.AUTO) -> Distances:

@@ -1,4 +1,4 @@
-"""`--where`: one boolean expression over the view searched, checked before it runs, resolved to rows by SQL."""
+"""`where`: one boolean expression over the view searched, checked before it runs, resolved to rows by SQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition that was found to be one expression that reads nothing but the catalogue."""
+    """A condition that is known to be one expression that reads nothing but the catalogue."""
 
     text: str
     names: frozenset[str]
@@ -79,24 +79,24 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Con
     names: set[str] = set()
     repeatable = True
     allowed = set(parts.views()) | _with_names(node)
-    for one in _nodes(node):
-        kind = one.get("type")
-        if one.get("class") == "COLUMN_REF":
-            names.update(part.lower() for part in one["column_names"])
-        elif one.get("class") == "STAR":
+    for part in _nodes(node):
+        kind = part.get("type")
+        if part.get("class") == "COLUMN_REF":
+            names.update(name.lower() for name in part["column_names"])
+        elif part.get("class") == "STAR":
             names.add("*")
-        elif one.get("class") == "PARAMETER":
+        elif part.get("class") == "PARAMETER":
             raise InvalidInput(refused, "write the value in place of the parameter")
         elif kind == "BASE_TABLE":
-            if one["table_name"] not in allowed or one.get("schema_name") or one.get("catalog_name"):
+            if part["table_name"] not in allowed or part.get("schema_name") or part.get("catalog_name"):
                 raise InvalidInput(
-                    refused, f"a subquery may read the catalogue's views, not {one['table_name']!r}"
+                    refused, f"a subquery may read the catalogue's views, not {part['table_name']!r}"
                 )
         elif kind == "TABLE_FUNCTION":
             raise InvalidInput(refused, "a subquery may read the catalogue's views, not a table function")
-        elif "table_name" in one and kind not in ("EMPTY", "SUBQUERY", "JOIN", "EXPRESSION_LIST"):
+        elif "table_name" in part and kind not in ("EMPTY", "SUBQUERY", "JOIN", "EXPRESSION_LIST"):
             raise InvalidInput(refused, "a subquery may read the catalogue's views only")
-        if isinstance(function := one.get("function_name"), str):
+        if isinstance(function := part.get("function_name"), str):
             if function.lower() in REFUSED_FUNCTIONS:
                 raise InvalidInput(refused, f"the function {function} does more than read")
             repeatable = repeatable and function.lower() not in _VOLATILE
@@ -108,20 +108,20 @@ def _brief(text: str) -> str:
 
 
 def _nodes(tree: Any) -> list[dict[str, Any]]:
-    found, pending = [], [tree]
+    nodes, pending = [], [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
-            found.append(node)
+            nodes.append(node)
             pending.extend(node.values())
         elif isinstance(node, list):
             pending.extend(node)
-    return found
+    return nodes
 
 
 def _with_names(tree: Any) -> set[str]:
     """Names that `WITH` inside a subquery gives to other subqueries."""
-    maps = [one["cte_map"].get("map", []) for one in _nodes(tree) if isinstance(one.get("cte_map"), dict)]
+    maps = [node["cte_map"].get("map", []) for node in _nodes(tree) if isinstance(node.get("cte_map"), dict)]
     return {entry["key"] for entries in maps for entry in entries}
 
 
@@ -142,11 +142,14 @@ def matching(
             _kept.move_to_end(key)
             return _kept[key]
     items = matching_items(connection, target, where)
-    rows = [one.rows_of(items) for one in opened]
+    rows = [codes.rows_of(items) for codes in opened]
     if where.repeatable:
         with _kept_lock:
             _kept[key] = rows
-            while len(_kept) > 1 and sum(part.nbytes for one in _kept.values() for part in one) > _KEPT_BYTES:
+            while (
+                len(_kept) > 1
+                and sum(part.nbytes for parts_kept in _kept.values() for part in parts_kept) > _KEPT_BYTES
+            ):
                 _kept.popitem(last=False)
     return rows
 
@@ -154,10 +157,10 @@ def matching(
 def _state_of(path: Path) -> tuple[Any, ...]:
     """What changes with every commit: the file, and the log that a killed writer left beside it."""
     state: list[Any] = [path.resolve()]
-    for one in (path.resolve(), store.sidecar(path, ".wal")):
+    for file in (path.resolve(), store.sidecar(path, ".wal")):
         try:
-            found = os.stat(one)
-            state.append((found.st_ino, found.st_size, found.st_mtime_ns))
+            stat = os.stat(file)
+            state.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
         except FileNotFoundError:
             state.append(None)
     return tuple(state)
@@ -179,7 +182,7 @@ def matching_items(
                 f"{option('where')} {_brief(where.text)} is no condition",
                 "write one that is true or false, such as position > 0",
             )
-        found = connection.execute(
+        rows = connection.execute(
             f"SELECT {item} AS item FROM ({query}) AS {view} WHERE (\n{where.text}\n)"
         ).fetchnumpy()
     except duckdb.Error as error:
@@ -190,4 +193,4 @@ def matching_items(
             columns = ", ".join(target.subject.columns())
             message = f"{message.split(' Candidate ')[0]} The columns are {columns}"
         raise InvalidInput(f"{option('where')} {_brief(where.text)} cannot be used", message) from error
-    return np.asarray(found["item"], dtype=np.int64)
+    return np.asarray(rows["item"], dtype=np.int64)

@@ -58,12 +58,12 @@ def list_neurons(
     with store.reading(path) as connection:
         model = one_model(connection, model)
         target = NEURONS.target(connection, Choice(model))
-        (ident,) = (one.code_set_id for one in target.infos)
+        (ident,) = (info.code_set_id for info in target.infos)
         if layer is not None:
             _check_layer(connection, target, layer)
         # From the tables: the views join every row with its names before anything is chosen.
         return connection.execute(
-            f"""WITH own AS (SELECT item, norm FROM code_row
+            f"""WITH written AS (SELECT item, norm FROM code_row
   WHERE code_set_id = $ident AND ($layer IS NULL OR item >> {NEURON_BITS} = $layer)),
 placed AS (SELECT f.feature_id, f.name, f.n_dims FROM feature_row f JOIN site s USING (site_id) JOIN model m USING (model_id)
   WHERE m.name = $model),
@@ -74,14 +74,14 @@ best AS (SELECT w.layer, w.neuron, count(*) AS features,
 SELECT $model AS model, (o.item >> {NEURON_BITS})::INTEGER AS layer, (o.item & {_MASK})::INTEGER AS neuron, o.norm,
   coalesce(b.features, 0) AS features, b.top.agreement AS best_agreement, b.top.id AS best_feature_id,
   b.top.name AS best_feature, b.top.n_dims AS best_n_dims, b.top.polarity AS polarity, b.top.surprise AS surprise
-FROM own o LEFT JOIN best b ON o.item = (b.layer::BIGINT << {NEURON_BITS}) | b.neuron
+FROM written o LEFT JOIN best b ON o.item = (b.layer::BIGINT << {NEURON_BITS}) | b.neuron
 ORDER BY {SORTS[sort]}, 2, 3{f" LIMIT {limit}" if limit else ""}""",
             {"ident": ident, "layer": layer, "model": model},
         ).to_arrow_table()
 
 
 def _check_layer(connection: duckdb.DuckDBPyConnection, target: Target, layer: int) -> None:
-    (ident,) = (one.code_set_id for one in target.infos)
+    (ident,) = (info.code_set_id for info in target.infos)
     rows = connection.execute(
         f"SELECT DISTINCT item >> {NEURON_BITS} FROM code_row WHERE code_set_id = ? ORDER BY 1", [ident]
     ).fetchall()
@@ -91,7 +91,7 @@ def _check_layer(connection: duckdb.DuckDBPyConnection, target: Target, layer: i
             f"block of {target.model} with neurons",
             str(layer),
             todo=f"there is {known[0]} to {known[-1]}" if len(known) == known[-1] - known[0] + 1 else "",
-            known=[str(one) for one in known],
+            known=[str(block) for block in known],
         )
 
 
@@ -144,7 +144,7 @@ def show(path: Path, neuron: str, *, model: str | None = None) -> NeuronCard:
 
 
 def _row(connection: duckdb.DuckDBPyConnection, target: Target, layer: int, neuron: int) -> pa.Table:
-    (ident,) = (one.code_set_id for one in target.infos)
+    (ident,) = (info.code_set_id for info in target.infos)
     return connection.execute(
         f"""WITH block AS (SELECT item, norm, code, rank() OVER (ORDER BY norm DESC) AS norm_rank, count(*) OVER () AS block_size
   FROM code_row WHERE code_set_id = $ident AND item >> {NEURON_BITS} = $layer)

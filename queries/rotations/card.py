@@ -36,7 +36,7 @@ class RotationCard:
     def parts(self) -> dict[str, Any]:
         """The same as plain values: the row, lists of rows, and the count."""
         (row,) = self.rotation.to_pylist()
-        names = [one.name for one in fields(self) if one.name not in ("rotation", "earlier")]
+        names = [field.name for field in fields(self) if field.name not in ("rotation", "earlier")]
         lists = {name: getattr(self, name).to_pylist() for name in names}
         return {"rotation": row, **lists, "earlier": self.earlier}
 
@@ -48,16 +48,16 @@ def show(path: Path, model_a: str, model_b: str, site: str | None = None) -> Rot
         InvalidInput, NotFound: naming what there is; also if it is stored the other way alone.
     """
     with store.reading(path) as connection:
-        found = some_between(connection, one_model(connection, model_a), one_model(connection, model_b))
-        direct = [one for one in found if not one.inverse]
+        rotations = some_between(connection, one_model(connection, model_a), one_model(connection, model_b))
+        direct = [figures for figures in rotations if not figures.inverse]
         if not direct:
             raise InvalidInput(
                 f"what is stored leads from {model_b} to {model_a}",
                 f"run `signarium rotations show {model_b} {model_a}`",
             )
-        one = at_site(direct, site or middle([each.site_a for each in direct]))
+        chosen = at_site(direct, site or middle([each.site_a for each in direct]))
         columns = ", ".join(f"x.{name}" for name in COLUMNS)
-        here = f"rotation_id = {one.rotation_id}"
+        here = f"rotation_id = {chosen.rotation_id}"
 
         def table(query: str, *values: Any) -> pa.Table:
             return connection.execute(query, list(values)).to_arrow_table()
@@ -70,7 +70,7 @@ def show(path: Path, model_a: str, model_b: str, site: str | None = None) -> Rot
                 f"SELECT {columns} FROM rotations x JOIN sites s ON s.model = x.model_a AND s.site = x.site_a "
                 "WHERE x.run_id = ? AND x.rotation_id <> ? ORDER BY s.point = 'final_norm', s.layer NULLS FIRST, s.point, x.site_b",
                 run_id,
-                one.rotation_id,
+                chosen.rotation_id,
             ),
             table(f"SELECT * FROM rotation_components WHERE {here} ORDER BY component"),
             table(
@@ -78,7 +78,7 @@ def show(path: Path, model_a: str, model_b: str, site: str | None = None) -> Rot
                 "ORDER BY subject, subject_id, metric, split, control, n",
                 run_id,
                 model_b,
-                one.site_b,
+                chosen.site_b,
             ),
             table(f"SELECT * FROM steering WHERE {here} ORDER BY direction, target, arm, dose"),
             table(
@@ -90,6 +90,6 @@ def show(path: Path, model_a: str, model_b: str, site: str | None = None) -> Rot
             ),
             connection.execute(
                 "SELECT count(*) - 1 FROM rotations WHERE model_a = ? AND model_b = ? AND site_a = ? AND site_b = ?",
-                [one.model_a, one.model_b, one.site_a, one.site_b],
+                [chosen.model_a, chosen.model_b, chosen.site_a, chosen.site_b],
             ).fetchall()[0][0],
         )

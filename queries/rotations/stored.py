@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-COLUMNS = tuple(one for one in parts.view("rotations").columns if one not in carry.PARTS)
+COLUMNS = tuple(name for name in parts.view("rotations").columns if name not in carry.PARTS)
 """Those of the view `rotations` that a list shows: its numbers by the million come one rotation at a time."""
 
 
@@ -84,7 +84,7 @@ def rows(path: Path, model: str | None = None, run_id: str | None = None) -> pa.
         if run_id is not None:
             condition, values = condition + " AND x.run_id = ?", [*values, run_id]
         return connection.execute(
-            f"SELECT {', '.join(f'x.{one}' for one in COLUMNS)} FROM rotations x JOIN run r USING (run_id) "
+            f"SELECT {', '.join(f'x.{name}' for name in COLUMNS)} FROM rotations x JOIN run r USING (run_id) "
             f"JOIN sites s ON s.model = x.model_a AND s.site = x.site_a WHERE {condition} "
             "ORDER BY x.model_a, x.model_b, s.point = 'final_norm', s.layer NULLS FIRST, s.point, x.site_b, r.started_at, x.rotation_id",
             values,
@@ -106,7 +106,7 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
         "ORDER BY r.started_at DESC, r.run_id, x.rotation_id",
         {"a": model_a, "b": model_b},
     ).fetchall()
-    found: dict[str, tuple[Any, RotationFigures]] = {}
+    newest: dict[str, tuple[Any, RotationFigures]] = {}
     for inverse in (False, True):
         for row in stored:
             if (row[1] != model_a) is not inverse:
@@ -117,13 +117,15 @@ def between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -
             if inverse:
                 site_a, site_b = site_b, site_a
                 point, layer = row[14:16]
-            one = RotationFigures(
+            figures = RotationFigures(
                 ident, model_a, model_b, site_a, site_b, width, ev, shuffled, exchanged, shuffled_error, exchanged_error,
                 warning, inverse,
             )  # fmt: skip
             # In the model's order.
-            found.setdefault(site_a, ((point == "final_norm", -1 if layer is None else layer, point), one))
-    return [one for _, one in sorted(found.values(), key=lambda pair: pair[0])]
+            newest.setdefault(
+                site_a, ((point == "final_norm", -1 if layer is None else layer, point), figures)
+            )
+    return [figures for _, figures in sorted(newest.values(), key=lambda pair: pair[0])]
 
 
 def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: str) -> list[RotationFigures]:
@@ -134,8 +136,8 @@ def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: s
     """
     if model_a == model_b:
         raise InvalidInput(f"a rotation leads from {model_a} to another model", "name two models")
-    found = between(connection, model_a, model_b)
-    if not found:
+    rotations = between(connection, model_a, model_b)
+    if not rotations:
         widths = dict(
             connection.execute(
                 "SELECT name, width FROM model WHERE name IN (?, ?)", [model_a, model_b]
@@ -151,23 +153,23 @@ def some_between(connection: duckdb.DuckDBPyConnection, model_a: str, model_b: s
             f"the catalogue has no rotation between {model_a} and {model_b} yet",
             f"run `signarium align {model_a} {model_b} --text PATH`",
         )
-    return found
+    return rotations
 
 
-def at_site(found: list[RotationFigures], site: str) -> RotationFigures:
-    """That which starts at a site.
+def at_site(rotations: list[RotationFigures], site: str) -> RotationFigures:
+    """The rotation that starts at a site.
 
     Raises:
         NotFound: naming the sites where there is one.
     """
-    for one in found:
-        if one.site_a == site:
-            return one
-    a, b = found[0].model_a, found[0].model_b
+    for figures in rotations:
+        if figures.site_a == site:
+            return figures
+    a, b = rotations[0].model_a, rotations[0].model_b
     raise NotFound(
         f"rotation from {a} to {b} at",
         site,
-        todo=f"there is one at {', '.join(one.site_a for one in found)}; or run `signarium align {a} {b} --text PATH "
+        todo=f"there is one at {', '.join(figures.site_a for figures in rotations)}; or run `signarium align {a} {b} --text PATH "
         f"--sites {site}`",
     )
 
@@ -194,9 +196,9 @@ def rotation(path: Path, model_a: str, model_b: str, site: str | None = None) ->
         InvalidInput, NotFound: naming what there is, or how it is made.
     """
     with store.reading(path) as connection:
-        found = some_between(connection, one_model(connection, model_a), one_model(connection, model_b))
-        one = at_site(found, site or middle([each.site_a for each in found]))
-        numbers = load(connection, one)
+        rotations = some_between(connection, one_model(connection, model_a), one_model(connection, model_b))
+        figures = at_site(rotations, site or middle([each.site_a for each in rotations]))
+        numbers = load(connection, figures)
         return StoredRotation(
-            **{part.name: getattr(numbers, part.name) for part in fields(numbers)}, about=one
+            **{part.name: getattr(numbers, part.name) for part in fields(numbers)}, about=figures
         )
