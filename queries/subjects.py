@@ -1,6 +1,7 @@
 """The list of subjects: what can be searched, and named in a query. A method adds a line, or calls `register`.
 
-A line names the view and where its `Subject` is made, so that the command line has its choices without loading them.
+A line names the view, the prefix of queries that name its items, and where its `Subject` is made: a search loads those
+that it needs alone.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from ..catalog.errors import InvalidInput
 if TYPE_CHECKING:
     from .nearest.subject import Subject
 
-_LISTED: dict[str, str | Subject] = {
-    "states": "states.subject:STATES",
-    "types": "types.subject:TYPES",
-    "types_bos": "types.subject:TYPES_BOS",
-    "features": "features.subject:FEATURES",
-    "neurons": "neurons.subject:NEURONS",
-    "unembedding": "neurons.subject:UNEMBEDDING",
-    "directions": "saes.subject:DIRECTIONS",
+_LISTED: dict[str, tuple[str | None, str | Subject]] = {
+    "states": ("state", "states.subject:STATES"),
+    "types": ("type", "types.subject:TYPES"),
+    "types_bos": (None, "types.subject:TYPES_BOS"),
+    "features": ("feature", "features.subject:FEATURES"),
+    "neurons": ("neuron", "neurons.subject:NEURONS"),
+    "unembedding": (None, "neurons.subject:UNEMBEDDING"),
+    "directions": ("direction", "saes.subject:DIRECTIONS"),
 }
 
 
 def register(subject: Subject) -> None:
     """Adds a subject that lives outside the package, or takes the place of the one of that view."""
-    _LISTED[subject.view] = subject
+    _LISTED[subject.view] = (subject.prefix, subject)
 
 
 def unregister(view: str) -> None:
@@ -45,13 +46,13 @@ def get(view: str) -> Subject:
     Raises:
         InvalidInput: if it cannot be searched; says what can.
     """
-    listed = _LISTED.get(view)
-    if listed is None:
+    if view not in _LISTED:
         raise InvalidInput(f"{view} cannot be searched", f"there is {', '.join(_LISTED)}")
+    prefix, listed = _LISTED[view]
     if isinstance(listed, str):
         module, _, name = listed.partition(":")
         listed = cast("Subject", getattr(import_module(f".{module}", __package__), name))
-        _LISTED[view] = listed
+        _LISTED[view] = (prefix, listed)
     return listed
 
 
@@ -62,4 +63,4 @@ def every() -> list[Subject]:
 
 def with_prefix(prefix: str) -> Subject | None:
     """The subject that a query names by a prefix, as `neuron` in `neuron:12/305`."""
-    return next((subject for subject in every() if subject.prefix == prefix), None)
+    return next((get(view) for view, (known, _) in _LISTED.items() if known == prefix), None)

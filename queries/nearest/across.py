@@ -197,7 +197,7 @@ def _target(
         there = Place(model, site, "zero", "standard", figures.width)
         check_stream(there, target.view, target.width, "what is carried")
         return target
-    able = [searched] if searched is not None else default_order(choice.prefer)
+    able = [searched] if searched is not None else list(default_order(choice.prefer))
     for subject in able:
         if subject.holds(connection, model, site):
             return subject.target(connection, replace(choice, model=model, site=site))

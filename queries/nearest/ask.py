@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ...catalog import codes, engines, index, store
 from ...catalog.errors import InvalidInput
 from ..usual import one_model
-from .across import plan_across
 from .answers import Answer
 from .asked import Asked, Options, prefixes
 from .masked import Pattern
@@ -41,7 +40,7 @@ def nearest(path: Path, asked: Asked, encoder: Callable[[Asked], Encoder] | None
     with store.reading(path) as connection:
         # A filter that is wrong is said before the query is looked up.
         parse_where(connection, asked.where)
-        planned = (plan if asked.across is None else plan_across)(connection, asked)
+        planned = _plan(connection, asked)
         if planned.code is not None:
             return _answer(path, connection, asked, planned, planned.code)
     assert encoder is not None and planned.encode is not None
@@ -49,6 +48,15 @@ def nearest(path: Path, asked: Asked, encoder: Callable[[Asked], Encoder] | None
     code = planned.encode(encoding)
     with store.reading(path) as connection:
         return replace(_answer(path, connection, asked, planned, code), query=encoding.token)
+
+
+def _plan(connection: duckdb.DuckDBPyConnection, asked: Asked) -> Plan:
+    if asked.across is None:
+        return plan(connection, asked)
+    # Rotations are loaded where they are asked for.
+    from .across import plan_across
+
+    return plan_across(connection, asked)
 
 
 def _answer(

@@ -223,15 +223,16 @@ class AtSites(CodeSets):
             f"JOIN site s USING (site_id) JOIN model m USING (model_id) WHERE m.name = ? AND {WITH_ROWS} ORDER BY ALL",
             [model],
         ).fetchall()
-        # Nobody is sent to a view that has nothing either.
         held = {row[3] for row in rows}
-        there = [one.view for one in default_order(choice.prefer) if getattr(one, "name", None) in held]
-        if not there:
-            raise InvalidInput(
-                f"the catalogue has no types or states of {model} yet", "run `signarium ingest`"
-            )
         rows = [row for row in rows if row[3] == self.name and row[5] == choice.basis]
         if not rows:
+            # Nobody is sent to a view that has nothing either.
+            order = default_order(choice.prefer)
+            there = [one.view for one in order if getattr(one, "name", None) in held]
+            if not there:
+                raise InvalidInput(
+                    f"the catalogue has no types or states of {model} yet", "run `signarium ingest`"
+                )
             raise InvalidInput(
                 f"the catalogue has no {self.view} of {model}",
                 f"{self.ingested_with()}, or search {option('within', ', '.join(there))}",

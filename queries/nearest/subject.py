@@ -5,11 +5,12 @@ A method writes one class in its own room. Most are code sets and inherit from `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from ...catalog import engines, parts
+from ...catalog import engines
 from ...catalog.codes import Codes
 from ...catalog.errors import InvalidInput
 from ...catalog.index import CodeSetInfo
@@ -223,6 +224,8 @@ class Defaults:
         return value.strip()
 
     def columns(self) -> tuple[str, ...]:
+        from ...catalog import parts
+
         return tuple(parts.view(self.view).columns)
 
     def raises(self, *_: Any) -> tuple[str, ...]:
@@ -260,7 +263,7 @@ def default_subject(connection: duckdb.DuckDBPyConnection, choice: Choice) -> Su
     raise InvalidInput(f"the catalogue has no types or states of {model} yet", "run `signarium ingest`")
 
 
-def default_order(prefer: str) -> list[Subject]:
+def default_order(prefer: str) -> Iterator[Subject]:
     """`prefer`, then the default subjects."""
-    first = subjects.get(prefer)
-    return [first, *(subject for subject in subjects.every() if subject.default and subject is not first)]
+    yield subjects.get(prefer)
+    yield from (subject for subject in subjects.every() if subject.default and subject.view != prefer)

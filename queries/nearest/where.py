@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog import parts, store
+from ...catalog import store
 from ...catalog.errors import InvalidInput, option
 from ...catalog.index import CodeIndex
 from ..sandbox import REFUSED_FUNCTIONS
@@ -50,6 +50,9 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Con
     """
     if where is None:
         return None
+    # Only a filter needs them: a search without starts sooner.
+    from ...catalog import parts
+
     if not where.strip():
         raise InvalidInput(
             f"{option('where')} is empty", "leave it out, or write a condition such as position > 0"

@@ -22,6 +22,8 @@ AT = {"model": DECODER, "site": "resid_post.1", "centre": "mean"}
 def test_the_list_agrees_with_its_subjects() -> None:
     every = subjects.every()
     assert [subject.view for subject in every] == subjects.names()
+    for subject in every:
+        assert subject.prefix is None or subjects.with_prefix(subject.prefix) is subject
     prefixes = [subject.prefix for subject in every if subject.prefix]
     assert len(prefixes) == len(set(prefixes)) and "code" not in prefixes
     for subject in every:
