@@ -51,10 +51,15 @@ class Types(OfTokens, AtSites):
     first_position = True
     numbered = False
 
-    def __init__(self, view: str, name: str, made_with: str, prefix: str | None = None) -> None:
+    def __init__(
+        self, view: str, name: str, made_with: str, prefix: str | None = None, also: str = ""
+    ) -> None:
         AtSites.__init__(self, view, name, "token_id", prefix)
         self.example = "TOKEN"
-        self.made_with = made_with
+        self.made_with, self.also = made_with, also
+
+    def advice(self, model: str, site: str) -> str:
+        return f"ingest it with {option('sites', site)}{self.also}"
 
     def parse(self, value: str) -> str:
         return unquoted(value)
@@ -67,4 +72,4 @@ class Types(OfTokens, AtSites):
 
 
 TYPES: Subject = Types("types", "type", "the stage types", "type")
-TYPES_BOS: Subject = Types("types_bos", "type_bos", option("bos"))
+TYPES_BOS: Subject = Types("types_bos", "type_bos", option("bos"), also=f" {option('bos')}")
