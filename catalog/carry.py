@@ -238,10 +238,10 @@ def carry_signs(code: Codes, rotation: Stored) -> Floats:
 
 def carry_pattern(mask: Codes, polarity: Codes, rotation: Stored) -> tuple[Codes, Codes]:
     """One feature's registered dimensions and signs, each (bytes,), in B: mask and polarity; see `carry_patterns`."""
-    width = rotation.width
-    bits = (unpack(one, width).astype(np.bool_)[None] for one in (mask, polarity))
-    mask, polarity = carry_patterns(*bits, _wide(rotation).matrix, rotation.std_a, rotation.std_b)
-    return np.packbits(mask[0]), np.packbits(polarity[0])
+    masks, signs = (unpack(one, rotation.width).astype(np.bool_)[None] for one in (mask, polarity))
+    matrix = _wide(rotation).matrix
+    kept, positive = carry_patterns(masks, signs, matrix, rotation.std_a, rotation.std_b)
+    return np.packbits(kept[0]), np.packbits(positive[0])
 
 
 def carry_patterns(

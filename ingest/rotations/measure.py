@@ -271,6 +271,6 @@ def _dictionary_figures(between: Between, paired: Paired, fitted: Fitted) -> tup
         error = float(np.mean(errors)) if errors else None
         name = "none" if control == _OWN.get(metric) else control
         split = "in_sample" if seen or metric.startswith("decoder") else split
-        figure = between.scope.figure(metric, name, split, value, some[0].n, error)
-        figures.append(replace(figure, seed=some[0].seed))
+        mean = between.scope.figure(metric, name, split, value, some[0].n, error)
+        figures.append(replace(mean, seed=some[0].seed))
     return figures, notes
