@@ -16,9 +16,9 @@ from ..nearest.answers import Answer
 from ..nearest.masked import Pattern
 from ..nearest.polarity import nearer
 from ..nearest.sql import sql_text
-from ..nearest.subject import Choice, Defaults, Place, PlaceKind, Search, Start, Subject, Target
+from ..nearest.subject import Choice, Defaults, Place, PlaceKind, Search, Start, Subject, Target, site_among
 from ..nearest.where import matching_items
-from ..usual import middle, one_model
+from ..usual import one_model
 from .resolve import PLACES, features_at, find_one, narrow, rows_of
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ class _Features(Defaults):
             [model],
         ).fetchall()
         sites = list(dict.fromkeys(row[2] for row in rows))
-        site = choice.site
-        if site is None:
-            site = choice.usual_site if choice.usual_site in sites else middle(sites)
+        site = site_among(choice, sites)
         centres = [row[3] for row in rows if row[2] == site]
         centre = choice.centre
         if centre is not None and centre not in centres:

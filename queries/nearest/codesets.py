@@ -12,11 +12,22 @@ from ...catalog import index
 from ...catalog.codes import Codes
 from ...catalog.errors import InvalidInput, NotFound, SignariumError, option
 from ...catalog.text import quoted_name
-from ..usual import middle, one_model
+from ..usual import one_model
 from .answers import Answer
 from .search import search_codes
 from .sql import rows_by_id, sql_text
-from .subject import Choice, Defaults, Place, PlaceKind, Search, Start, Target, check_stream, default_order
+from .subject import (
+    Choice,
+    Defaults,
+    Place,
+    PlaceKind,
+    Search,
+    Start,
+    Target,
+    check_stream,
+    default_order,
+    site_among,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -159,7 +170,6 @@ class AtSites(CodeSets):
     default = True
     numbered = True
     """Whether a query names an item by its number."""
-    shown: tuple[str, ...] = ()
 
     def __init__(self, view: str, name: str, item: str, prefix: str | None = None) -> None:
         self.view, self.name, self.item, self.prefix = view, name, item, prefix
@@ -239,11 +249,9 @@ class AtSites(CodeSets):
             )
         by_place = sorted(rows, key=lambda row: (row[0] != "resid_post", row[0], row[1] or 0))
         sites = list(dict.fromkeys(row[2] for row in by_place))
-        site = choice.site
-        if site is not None and site not in sites:
-            raise NotFound(f"site with {self.view} of {model}", site, sites)
-        if site is None:
-            site = choice.usual_site if choice.usual_site in sites else middle(sites)
+        if choice.site is not None and choice.site not in sites:
+            raise NotFound(f"site with {self.view} of {model}", choice.site, sites)
+        site = site_among(choice, sites)
         centres = sorted({row[4] for row in rows if row[2] == site})
         centre = choice.centre
         if centre is not None and centre not in centres:

@@ -5,7 +5,7 @@ A method writes one class in its own room. Most are code sets and inherit from `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -15,7 +15,7 @@ from ...catalog.codes import Codes
 from ...catalog.errors import InvalidInput
 from ...catalog.index import CodeSetInfo
 from .. import subjects
-from ..usual import one_model
+from ..usual import middle, one_model
 from .masked import Pattern
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ class Defaults:
     def raises(self, *_: Any) -> tuple[str, ...]:
         return ()
 
-    def carried(self, *_: Any) -> None:
+    def carried(self, connection: Any, start: Any, rotation_id: int) -> Codes | Pattern | None:
         return None
 
 
@@ -267,3 +267,10 @@ def default_order(prefer: str) -> Iterator[Subject]:
     """`prefer`, then the default subjects."""
     yield subjects.get(prefer)
     yield from (subject for subject in subjects.every() if subject.default and subject.view != prefer)
+
+
+def site_among(choice: Choice, sites: Sequence[str]) -> str:
+    """The site that was chosen, else the usual one if it is among `sites`, else the middle one of them."""
+    if choice.site is not None:
+        return choice.site
+    return choice.usual_site if choice.usual_site in sites and choice.usual_site else middle(sites)

@@ -15,8 +15,8 @@ from ...catalog.ids import PLACE_BITS
 from ...catalog.text import quoted_name
 from ..features.resolve import find_one
 from ..nearest.codesets import PLACE_COLUMNS, WITH_ROWS, CodeSets, place_columns, set_list
-from ..nearest.subject import Choice, Place, PlaceKind, Start, Subject, Target
-from ..usual import middle, one_model
+from ..nearest.subject import Choice, Place, PlaceKind, Start, Subject, Target, site_among
+from ..usual import one_model
 
 if TYPE_CHECKING:
     import duckdb
@@ -77,11 +77,9 @@ class _Directions(CodeSets):
         if not rows:
             raise InvalidInput(f"the catalogue has no dictionary of {model} yet", self.advice(model, "SITE"))
         sites = list(dict.fromkeys(row[2] for row in rows))
-        site = choice.site
-        if site is not None and site not in sites:
-            raise NotFound(f"site with a dictionary of {model}", site, sites)
-        if site is None:
-            site = choice.usual_site if choice.usual_site in sites else middle(sites)
+        if choice.site is not None and choice.site not in sites:
+            raise NotFound(f"site with a dictionary of {model}", choice.site, sites)
+        site = site_among(choice, sites)
         here = [row for row in rows if row[2] == site]
         listed = ", ".join(str(row[5]) for row in here)
         infos = index.describe(connection, f"v.code_set_id IN ({listed}) AND v.n > 0", [])
