@@ -9,7 +9,7 @@ import click
 from .. import Catalogue
 from .options import output_options
 from .output import Output
-from .render.tables import TABLE_ROWS
+from .render import TABLE_ROWS
 
 _ROW_GROUP = 65_536
 """Rows of a group in a Parquet file."""

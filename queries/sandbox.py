@@ -121,6 +121,7 @@ def main(parent: int) -> NoReturn:
     pipe = Pipe(os.dup(1))
     os.dup2(2, 1)  # whatever prints must not get between the frames
     try:
+        _load_libraries()  # while the parent loads its own
         request = json.loads(_read_line())
         _answer(request, pipe)
         pipe.send(DONE)
@@ -166,14 +167,20 @@ def _read_line() -> bytes:
             return b"".join(parts)
 
 
-def _answer(request: dict[str, Any], pipe: Pipe) -> None:
+def _load_libraries() -> None:
+    """Before the limits, which count from what is loaded."""
     # Nothing here needs it, and it takes as long to load as all else.
     sys.modules["numpy"] = None  # type: ignore[assignment]
-    import duckdb
-    import pyarrow as pa  # before the limits, which count from what is loaded
+    import duckdb  # noqa: F401
+    import pyarrow as pa
 
     pa.set_cpu_count(1)
     pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _answer(request: dict[str, Any], pipe: Pipe) -> None:
+    import duckdb
+
     threads = max(
         1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

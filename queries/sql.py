@@ -326,6 +326,8 @@ class _Job:
                         yield payload
                         deadline += time.monotonic() - yielded
                     elif kind == DONE:
+                        if payload:
+                            raise _unreadable()
                         return
                     else:
                         raise self._failure(_load(payload))

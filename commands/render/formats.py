@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from ...catalog.errors import InvalidInput
 from ...catalog.files import replacing
 from ...catalog.text import visible
-from .tables import TABLE_ROWS, table_lines
+from . import TABLE_ROWS
+from .tables import table_lines
 from .values import json_string, json_text, plain, python_values
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from ...catalog.text import visible
+from . import TABLE_ROWS
 from .values import cell, is_number, plain
 
-TABLE_ROWS = 1000  # what `table` shows at most: beyond it nobody reads, and its columns must be held to align
 _MIN_TEXT = 8  # cells below which a column of text says nothing
 _MAX_CELL = 200  # without a terminal there is no width to fit, yet one document must not pad every row
 
