@@ -143,19 +143,22 @@ class _Answer:
     def read(self, size: int = -1) -> bytes:
         taken: list[memoryview] = []
         wanted = size if size >= 0 else sys.maxsize
-        while wanted > 0:
-            if not self._rest:
-                try:
-                    self._rest = memoryview(next(self._parts, b""))
-                except BaseException as error:
-                    self.failed = error
-                    raise
-                if not self._rest:
-                    break
+        while wanted > 0 and self._more():
             taken.append(self._rest[:wanted])
             self._rest = self._rest[len(taken[-1]) :]
             wanted -= len(taken[-1])
         return b"".join(taken)
+
+    def _more(self) -> bool:
+        try:
+            while not self._rest:
+                self._rest = memoryview(next(self._parts))
+        except StopIteration:
+            return False
+        except BaseException as error:
+            self.failed = error
+            raise
+        return True
 
     def readable(self) -> bool:
         return True
