@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,19 +20,20 @@ ROWS = 1200
 
 
 @cache
-def words() -> dict[str, list[str]]:
-    """The first words of those categories of the pack."""
+def words(categories: tuple[str, ...] = CATEGORIES, each: int = EACH) -> dict[str, list[str]]:
+    """The first words of some categories of the pack."""
     found: dict[str, list[str]] = {}
     with DEFAULT.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
             found.setdefault(row["category"], []).append(row["word"])
-    names = [one for one in CATEGORIES if one in found]
-    names += [one for one in found if one not in names][: len(CATEGORIES) - len(names)]
-    return {name: found[name][:EACH] for name in names}
+    names = [one for one in categories if one in found]
+    names += [one for one in found if one not in names][: len(categories) - len(names)]
+    return {name: found[name][:each] for name in names}
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE in which each of `words`, behind a space, is one token."""
+def tokenizer(vocabulary: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in which each word of `vocabulary` (else of `words`), behind a space, is one token."""
+    chosen = vocabulary or [word for some in words().values() for word in some]
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -40,7 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator([f" {word}" for some in words().values() for word in some] * 9, trainer)
+    backend.train_from_iterator([f" {word}" for word in chosen] * 9, trainer)
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
@@ -60,3 +63,12 @@ def text() -> str:
         " ".join(["The", *(one[i % len(one)] for one in lists), "and", "the", "rest."]) for i in range(EACH)
     ]
     return "\n".join(lines) + "\n"
+
+
+def copy(path: Path, folder: Path) -> Path:
+    """A copy of a catalogue with its indexes, to be changed."""
+    made = folder / path.name
+    shutil.copy(path, made)
+    if (indexes := Path(f"{path}.indexes")).exists():
+        shutil.copytree(indexes, f"{made}.indexes")
+    return made
