@@ -19,7 +19,7 @@ from signarium.cli import cli
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CATEGORIES = ("european_country", "calendar", "animal", "color")
-PAIR = re.compile(r"\b(align A|show A|--model [AB])\b")
+PAIR = re.compile(r"align A|show A|--model [AB]")
 """Examples about two models, which have a catalogue of their own."""
 
 
