@@ -1,20 +1,31 @@
-"""Write docs/cli.md from the commands' own help, and docs/views.md from `catalog/parts/`.
+"""Write docs/cli.md from the commands' own help, docs/views.md from `catalog/parts/`, and the tables of evidence.
+
+The tables are those of `evidence.json`, which `signarium evidence --measured --format json` wrote of a catalogue of
+SmolLM2-135M. A page says which rows it shows: `<!-- evidence: 1.1; 4.3 = most frequent tokens -->` has all controls of claim
+1.1 and one of claim 4.3, `<!-- evidence: all -->` everything, up to `<!-- end of evidence -->`.
 
 `--check` writes nothing and exits with 1 if a file is not what would be written.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import pyarrow as pa
 
 from signarium.catalog import parts
 from signarium.cli import cli
+from signarium.commands.pages.evidence import markdown
 
 FOLDER = Path(__file__).resolve().parent
+EVIDENCE = FOLDER / "evidence.json"
+_TABLE = re.compile(r"(<!-- evidence: (.+?) -->\n).*?(<!-- end of evidence -->)", re.S)
 NOTE = "<!-- Written by docs/make.py; run `make docs` after a change. -->"
 
 
@@ -56,11 +67,47 @@ def views_page() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def with_evidence(page: str) -> str:
+    """A page with its tables of evidence as `evidence.json` has them."""
+    rows = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+
+    def table(found: re.Match[str]) -> str:
+        chosen = [row for item in found[2].split(";") for row in _chosen(rows, item.strip())]
+        return f"{found[1]}\n{markdown(pa.Table.from_pylist(chosen))}{found[3]}"
+
+    return _TABLE.sub(table, page)
+
+
+def _chosen(rows: list[dict[str, Any]], item: str) -> list[dict[str, Any]]:
+    """The rows of `all`, of a claim, or of `CLAIM = CONTROL`: of centre `mean`, or of no centre.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    claim, _, control = (part.strip() for part in item.partition("="))
+    kept = [row for row in rows if row["centre"] != "zero" and row["verdict"] != "not measured"]
+    if claim != "all":
+        kept = [row for row in kept if row["claim_id"] == claim and control in ("", row["control"])]
+    if not kept:
+        raise ValueError(f"evidence.json has no measured row of {item!r}")
+    return kept
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Every file that is written here, with its text."""
+    yield FOLDER / "cli.md", cli_page()
+    yield FOLDER / "views.md", views_page()
+    for file in (FOLDER.parent / "README.md", *sorted(FOLDER.glob("*.md"))):
+        text = file.read_text(encoding="utf-8")
+        if _TABLE.search(text):
+            yield file, with_evidence(text)
+
+
 def main() -> None:
-    """Write or check both pages."""
+    """Write or check all pages."""
     stale = []
-    for name, text in (("cli.md", cli_page()), ("views.md", views_page())):
-        file = FOLDER / name
+    for file, text in pages():
+        name = file.name
         if file.exists() and file.read_text() == text:
             continue
         stale.append(name)
