@@ -93,6 +93,18 @@ def test_each_example_runs(
     cli.main(["--db", str(path), *words], standalone_mode=False)
 
 
+def queries() -> list[str]:
+    """The queries of the cookbook."""
+    block = re.search(r"```sql\n(.*?)```", (ROOT / "docs" / "sql.md").read_text(encoding="utf-8"), re.S)
+    assert block is not None
+    return [query.strip() for query in block[1].split(";") if query.strip()]
+
+
+@pytest.mark.parametrize("query", queries(), ids=lambda query: query.split("\n")[0][:40])
+def test_each_query_of_the_cookbook_runs(query: str, library: Library) -> None:
+    assert signarium.open(library.catalogue).sql(query).num_columns > 1
+
+
 def test_the_documents_name_only_options_that_exist() -> None:
     shown = re.findall(r"`signarium ((?:[a-z]+ ?)+)", "".join(one.read_text() for one in PAGES))
     for words in shown:
