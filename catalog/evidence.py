@@ -18,7 +18,7 @@ def view(claims: Sequence[Claim]) -> View:
     """The view `evidence` of these claims."""
     return View(
         "evidence",
-        "One row a published claim, model and control: the figure here, the control's, and whether the claim survives it.",
+        "One row per published claim, model and control: the figure here, the control's, and whether the claim survives it.",
         {
             "claim_id": "stays the same",
             "source": "paper and table",

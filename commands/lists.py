@@ -10,9 +10,13 @@ from .options import model_option, output_options
 from .output import Output
 
 
+_OF_GROUPS = ("saes",)
+"""Views whose list stands in the group of another name: `sae list`."""
+
+
 def names() -> list[str]:
-    """The views that can be listed."""
-    return [view.name for view in parts.views().values() if view.order]
+    """The views that are listed by their own name."""
+    return [view.name for view in parts.views().values() if view.order and view.name not in _OF_GROUPS]
 
 
 def listing(view: str) -> click.Group:

@@ -72,7 +72,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "models",
-        "One row a model: its weights, its tokenizer, its float type.",
+        "One row per model: its weights, its tokenizer, its float type.",
         {
             "model_id": "from the content of weights and tokenizer, and the float type",
             "name": "what every other view calls `model`",
@@ -96,7 +96,7 @@ _VIEWS = (
     ),
     View(
         "runs",
-        "One row a job: what was asked, with what versions, how far it is, and where the time went.",
+        "One row per job: what was asked, with what versions, how far it is, and where the time went.",
         {
             "run_id": "from the content of what it read and its parameters",
             "job": "`types`, `types_bos`, `states`, `categories`, `discovery`, `independence`, `context`, "
@@ -126,7 +126,7 @@ LEFT JOIN (SELECT run_id, sum(tokens)::BIGINT AS tokens, sum(wall_s) AS wall_s, 
     ),
     View(
         "sites",
-        "One row a site that has been ingested or changed. `residual` is the residual stream at no particular block, where "
+        "One row per site that has been ingested or changed. `residual` is the residual stream at no particular block, where "
         "neurons write.",
         {
             "site_id": "model_id and site",
@@ -142,7 +142,7 @@ FROM site s JOIN model m USING (model_id)""",
     ),
     View(
         "code_sets",
-        "One row a code set: the unit of storage and of indexing.",
+        "One row per code set: the unit of storage and of indexing.",
         {
             "code_set_id": "from run, site, subject, centre and basis",
             "run_id": "the job that wrote it",
@@ -164,7 +164,7 @@ LEFT JOIN (SELECT code_set_id, max(n) AS n FROM index_part GROUP BY code_set_id)
     ),
     View(
         "codes",
-        "One row a code, whatever it stands for.",
+        "One row per code, whatever it stands for.",
         {
             "code_set_id": "see `code_sets`",
             "item": "token_id, state_id, ... as the subject says",

@@ -65,7 +65,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "features",
-        "One row a feature: registered dimensions with an expected sign each, and how it stands beside its controls.",
+        "One row per feature: registered dimensions with an expected sign each, and how it stands beside its controls.",
         {
             "feature_id": "from the run, and the feature's place in it",
             **SITE,
@@ -107,7 +107,7 @@ LEFT JOIN (SELECT model_id, max(p_value) AS cut FROM
     ),
     View(
         "feature_members",
-        "One row a type that a feature was made from.",
+        "One row per type that a feature was made from.",
         {
             **FEATURE,
             "part": "`define` or `score`: the half of a category's words; `neighbour` of the token it was discovered from",
@@ -119,7 +119,7 @@ FROM feature_member x {_TOKEN_OF_FEATURE}""",
     ),
     View(
         "feature_types",
-        "One row a type among the 50 that agree most with a feature.",
+        "One row per type among the 50 that agree most with a feature.",
         {
             **FEATURE,
             "rank": "from 1; ties by token_id",
@@ -132,7 +132,7 @@ FROM feature_type_row x {_TOKEN_OF_FEATURE}""",
     ),
     View(
         "feature_states",
-        "One row a state among the 20 that agree most with a feature, over all texts; never a first position.",
+        "One row per state among the 20 that agree most with a feature, over all texts; never a first position.",
         {
             **FEATURE,
             "rank": "from 1; ties by state_id",

@@ -18,7 +18,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "flips",
-        "One row an intervention: what it does to the logits of a text, each arm beside the others.",
+        "One row per intervention: what it does to the logits of a text, each arm beside the others.",
         {
             "run_id": "the job that measured it",
             **FEATURE,

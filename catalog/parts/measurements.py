@@ -17,7 +17,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "measurements",
-        "One row a figure, each beside the control that could explain it away.",
+        "One row per figure, each beside the control that could explain it away.",
         {
             "run_id": "the job that measured it",
             **SITE,

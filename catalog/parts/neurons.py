@@ -9,7 +9,7 @@ from ..shared import FROM_CODES, MODEL, NORM, count_codes
 _VIEWS = (
     View(
         "neurons",
-        "One row an FFN neuron: the direction that it writes to the residual stream, no norm gain applied.",
+        "One row per FFN neuron: the direction that it writes to the residual stream, no norm gain applied.",
         {
             **MODEL,
             "layer": "block, from 0",
@@ -24,7 +24,7 @@ WHERE cs.subject = 'neuron'""",
     ),
     View(
         "unembedding",
-        "One row a row of the unembedding: the direction that raises a token's logit, as it is read after the final norm.",
+        "One row per row of the unembedding: the direction that raises a token's logit, as it is read after the final norm.",
         {**MODEL, "token_id": "row of the vocabulary", "token": "its text", **NORM},
         f"""SELECT m.name AS model, c.item AS token_id, t.token, c.norm, c.code
 {FROM_CODES}

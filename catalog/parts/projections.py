@@ -34,7 +34,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "projections",
-        "One row a token among the 20 that a direction raises or lowers most, read through the final norm and the unembedding.",
+        "One row per token among the 20 that a direction raises or lowers most, read through the final norm and the unembedding.",
         {
             "subject": "`neuron`, `feature` or `direction` (a feature's difference of means in a text)",
             "subject_id": "`12/305` (block/neuron) or the feature_id",

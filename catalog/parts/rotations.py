@@ -57,7 +57,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "rotations",
-        "One row a rotation between two models at one site: x_b ~ (x_a - mean_a) R + mean_b for rows x, fitted on some documents "
+        "One row per rotation between two models at one site: x_b ~ (x_a - mean_a) R + mean_b for rows x, fitted on some documents "
         "of a text and scored on others. Explained variance is about B's own mean per dimension; first positions are left out.",
         {
             "rotation_id": "from the run and the site",
@@ -106,7 +106,7 @@ JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id""
     ),
     View(
         "rotation_components",
-        "One row a principal component of B's states: how much of it a rotation explains on held-out documents.",
+        "One row per principal component of B's states: how much of it a rotation explains on held-out documents.",
         {
             "rotation_id": "see `rotations`",
             "component": "from 1, the largest variance first (over the fit)",
@@ -119,7 +119,7 @@ JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id""
     ),
     View(
         "carried_features",
-        "One row a feature of B that a rotation carried there from A.",
+        "One row per feature of B that a rotation carried there from A.",
         {
             **FEATURE,
             "rotation_id": "see `rotations`",
@@ -129,7 +129,7 @@ JOIN site t ON t.site_id = x.site_b_id JOIN model n ON n.model_id = t.model_id""
     ),
     View(
         "steering",
-        "One row a direction, arm and dose: what adding it to B's residual stream does to the labels or tokens that it is about.",
+        "One row per direction, arm and dose: what adding it to B's residual stream does to the labels or tokens that it is about.",
         {
             "rotation_id": "see `rotations`",
             "direction": "what the difference of means is between",

@@ -19,7 +19,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "directions",
-        "One row a direction of a dictionary's decoder: what a feature of a sparse autoencoder writes.",
+        "One row per direction of a dictionary's decoder: what a feature of a sparse autoencoder writes.",
         {
             "sae_id": "see `saes`",
             **SITE,
@@ -35,7 +35,7 @@ WHERE cs.subject = 'direction'""",
     ),
     View(
         "saes",
-        "One row a sparse autoencoder: a file of its own, whose decoder directions are a code set (subject `direction`).",
+        "One row per sparse autoencoder: a file of its own, whose decoder directions are a code set (subject `direction`).",
         {
             "sae_id": "from the file's content, the model and the site",
             "name": "what it is called here",

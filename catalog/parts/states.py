@@ -8,7 +8,7 @@ from ..shared import CODE, CODE_SET, FROM_CODES, count_codes
 _VIEWS = (
     View(
         "states",
-        "One row a token in its text, per site, centre and basis.",
+        "One row per token in its text, per site, centre and basis.",
         {
             **CODE_SET,
             "state_id": "from the text's content and the token's place; the same at every site",

@@ -33,7 +33,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "documents",
-        "One row a window of text as the model saw it.",
+        "One row per window of text as the model saw it.",
         {
             "document_id": "from the text's content and the window's number",
             "source": "file, or `file:record`",

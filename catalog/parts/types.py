@@ -62,7 +62,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "types",
-        "One row a vocabulary token alone (one position), per site, centre and basis.",
+        "One row per vocabulary token alone (one position), per site, centre and basis.",
         _TYPES,
         _types("type"),
         total=count_codes("type"),
@@ -76,7 +76,7 @@ _VIEWS = (
     ),
     View(
         "dimensions",
-        "One row a dimension: its sign statistics over the vocabulary.",
+        "One row per dimension: its sign statistics over the vocabulary.",
         _DIMENSIONS,
         _dimensions("type"),
         after="states",

@@ -28,7 +28,7 @@ _TABLES = (
 _VIEWS = (
     View(
         "writers",
-        "One row a neuron among the 50 of a feature's own block that agree most with it. Chance alone gives 0.6 and more, and 1 "
+        "One row per neuron among the 50 of a feature's own block that agree most with it. Chance alone gives 0.6 and more, and 1 "
         "for features of few dimensions: `evidence` has the controls.",
         {
             **FEATURE,
@@ -42,7 +42,7 @@ _VIEWS = (
     ),
     View(
         "coalitions",
-        "One row a feature and size: the majority vote of the neurons of its block that agree most with it.",
+        "One row per feature and size: the majority vote of the neurons of its block that agree most with it.",
         {
             **FEATURE,
             "layer": "block: the feature's own",

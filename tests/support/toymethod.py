@@ -14,7 +14,7 @@ TABLE = table(
 )  # fmt: skip
 VIEW = View(
     "toys",
-    "One row a type: how many of its dimensions are positive.",
+    "One row per type: how many of its dimensions are positive.",
     {
         "model": "name of the model",
         "site": "named point",
