@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
+    from typing import TypeAlias
 
     import pyarrow as pa
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from .queries.rotations.card import RotationCard
     from .queries.rotations.stored import StoredRotation
 
+    Texts: TypeAlias = str | Path | Sequence[str | Path]
+
 from .catalog.plugins import load_plugin
 
 # Loads the package of the function `ingest` below: a later `import signarium.ingest.run` then leaves the function there.
@@ -48,16 +51,11 @@ from .ingest.model.registered import register_model
 __all__ = ["Catalogue", "__version__", "ingest", "load_plugin", "open", "register_model"]
 __version__ = "0.1.0"
 
-_MOST_FLIPPED = 0.05
-
 
 def open(path: str | Path | None = None) -> Catalogue:
     """The catalogue at `path`, else at `$SIGNARIUM_DB`, else at `./catalogue.duckdb`.
 
     One of an older schema cannot be read; `signarium.Catalogue(path).upgrade()` brings it up.
-
-    Raises:
-        CatalogueMissing, NotACatalogue, CatalogueTooOld, CatalogueTooNew: if it cannot be read.
     """
     from .catalog import store
 
@@ -68,65 +66,35 @@ def open(path: str | Path | None = None) -> Catalogue:
 
 
 def ingest(
-    db: str | Path,
-    model: str | Path,
-    *,
-    text: str | Path | Sequence[str | Path] = (),
-    name: str | None = None,
-    sites: str | Sequence[str] | None = None,
-    stages: str | Sequence[str] | None = None,
-    max_tokens: int | None = None,
-    context: int | None = None,
-    device: str = "auto",
-    devices: str | Sequence[str] | None = None,
-    dtype: str = "auto",
-    batch_tokens: int | None = None,
-    bos: bool = False,
-    categories: str | Path | None = None,
-    seeds: int | None = None,
-    random_init: int | None = None,
-    revision: str | None = None,
-    dry_run: bool = False,
-    progress: Progress | None = None,
-) -> Report:
+    db: str | Path, model: str | Path, *, text: Texts = (),
+    name: str | None = None, sites: str | Sequence[str] | None = None,
+    stages: str | Sequence[str] | None = None, max_tokens: int | None = None, context: int | None = None,
+    device: str = "auto", devices: str | Sequence[str] | None = None, dtype: str = "auto",
+    batch_tokens: int | None = None, bos: bool = False, categories: str | Path | None = None,
+    seeds: int | None = None, random_init: int | None = None, revision: str | None = None,
+    dry_run: bool = False, progress: Progress | None = None
+) -> Report:  # fmt: skip
     """Run `model` over its vocabulary and over `text`, into the catalogue at `db`, made if it is not there.
 
     The options are those of `signarium ingest --help`. What is in the catalogue already is not done again, and an ingest that
-    was cut short is gone on with.
-
-    Raises:
-        SignariumError: one of its subclasses, for anything that the caller can mend.
+    was cut short is gone on with. Raises a `SignariumError` for anything that the caller can mend.
     """
     from .ingest.request import IngestRequest
     from .ingest.run import ingest
 
     request = IngestRequest(
-        str(model),
-        text=text,
-        name=name,
-        sites=sites,
-        stages=stages,
-        max_tokens=max_tokens,
-        context=context,
-        device=device,
-        devices=devices,
-        dtype=dtype,
-        batch_tokens=batch_tokens,
-        bos=bos,
-        categories=categories,
-        seeds=seeds,
-        random_init=random_init,
-        revision=revision,
-        dry_run=dry_run,
-    )
+        str(model), text=text, name=name, sites=sites, stages=stages, max_tokens=max_tokens,
+        context=context, device=device, devices=devices, dtype=dtype, batch_tokens=batch_tokens, bos=bos,
+        categories=categories, seeds=seeds, random_init=random_init, revision=revision, dry_run=dry_run
+    )  # fmt: skip
     return ingest(db, request, progress)
 
 
 class Catalogue:
     """A catalogue to read. Holds no file open between two calls, so that an ingest can go on beside it.
 
-    Every method may raise one of the subclasses of `signarium.catalog.errors.SignariumError`, whose text is
-    one line that says what is wrong and what to do.
+    Every method may raise one of the subclasses of `signarium.catalog.errors.SignariumError` (`InvalidInput`, `NotFound`,
+    `ModelError` ...). Its text is one line that says what is wrong and what to do, naming what there is.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -143,33 +111,20 @@ class Catalogue:
         """The result of one SELECT or EXPLAIN over the views, run in a process of its own, read-only.
 
         `timeout` is in seconds, `memory` in bytes or text such as "512MB"; `allow_files` lets the query read
-        other files. The result may have up to 1 GB.
-
-        Raises:
-            QueryRefused, QueryFailed, QueryLimit: if the query is no SELECT, is wrong, or takes too much.
+        other files. The result may have up to 1 GB. Raises QueryRefused, QueryFailed or QueryLimit.
         """
         from .queries.sql import MAX_BYTES, Limits, sql
 
         return sql(self.path, query, Limits(allow_files, timeout, memory, max_bytes=MAX_BYTES, check=True))
 
     def sql_batches(
-        self,
-        query: str,
-        *,
-        exact: bool = False,
-        rows: int | None = None,
-        batch_rows: int = 8192,
-        allow_files: bool = False,
-        timeout: float = 60.0,
-        memory: int | str = "2GB",
-    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        self, query: str, *, exact: bool = False, rows: int | None = None, batch_rows: int = 8192,
+        allow_files: bool = False, timeout: float = 60.0, memory: int | str = "2GB"
+    ) -> AbstractContextManager[pa.RecordBatchReader]:  # fmt: skip
         """As `sql`, a result of any size in batches as they arrive: `with c.sql_batches("...") as reader: for batch in reader: ...`
 
         Of `rows` the first so many are computed. With `exact`, values of types that Arrow lacks (BIT, HUGEINT ...) come in its
         extension types `arrow.opaque`, without it in the nearest that it has.
-
-        Raises:
-            QueryRefused, QueryFailed, QueryLimit: as `sql`, also while batches are read.
         """
         from .queries.sql import Limits, stream
 
@@ -177,90 +132,49 @@ class Catalogue:
         return stream(self.path, query, limits, exact=exact, batch_rows=batch_rows)
 
     def nearest(
-        self,
-        query: str,
-        *,
-        within: str | None = None,
-        model: str | None = None,
-        across: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        k: int = 10,
-        where: str | None = None,
-        position: int | None = None,
-        approximate: bool = False,
-        engine: str = "auto",
-        device: str = "auto",
-    ) -> Answer:
-        """The `k` codes nearest to a free text's token or to a stored item (`type:`, `state:`, `feature:`, `neuron:`,
-        `direction:`, `code:`).
+        self, query: str, *, within: str | None = None, model: str | None = None,
+        across: str | None = None, site: str | None = None, centre: str | None = None, k: int = 10,
+        where: str | None = None, position: int | None = None, approximate: bool = False,
+        engine: str = "auto", device: str = "auto"
+    ) -> Answer:  # fmt: skip
+        """The `k` codes nearest to a free text's token, or to a stored item (`type:`, `state:`, `feature:`, `neuron:`,
+        `direction:`, `code:`). Only free text loads the model.
 
-        `within` is the command line's `--in`: states, types, types_bos, features, neurons, unembedding or directions. What is not
-        given is chosen: the only model, states if there are any (types for a `type:`), the middle one of its resid_post
-        sites, the centre mean for types and zero for states; `.target` of the answer says what it was. Neurons and the
-        unembedding are at no site: there `site` and `centre` say where the query is looked up, `.place` of the answer. From
-        a `neuron:` the features, types or states after its own block are searched. `where` is a
-        condition over the columns of the view searched. `position` counts from 0, negative from the end of a free text, whose
-        last token it is otherwise. Only free text loads the model, and torch with it.
+        `within` is the command line's `--in`. What is not given is chosen, and `.target` of the answer says how: the only model;
+        states if there are any (types for a `type:`); the middle one of its resid_post sites; centre mean for types and
+        zero for states. Neurons and the unembedding are at no site: there `site` and `centre` say where the query is looked
+        up (`.place`). `where` is a condition over the columns of the view searched. `position` counts from 0, from the end
+        of the text if it is negative; without it the last token is searched.
 
-        `across` names another model: the query is looked up in `model`, carried by the newest rotation that `align` stored
-        from there, or back along one from the other, and searched among that model's codes at the site where the rotation
-        leads. A stored item is carried by its signs alone, free text by its floats; `site` is that of `model`, and `.across`
-        of the answer says what the rotation is worth.
-
-        `engine` is one of faiss, blocks, faiss-gpu and tensor, which give the same answer, or auto: see `engines`.
+        `across` names another model: the newest rotation that `align` stored between the two carries the query there. A stored
+        item is carried by its signs alone, free text by its floats; `.across` says what the rotation is worth.
 
         Returns:
-            `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in
-            order of (distance, item). From a feature, and among features, distance counts the registered
-            dimensions that have another sign; features come by agreement, a column of its own. Where a neuron is on
-            either side the nearer polarity counts: `polarity` is -1 where its opposite is that near.
-
-        Raises:
-            InvalidInput, NotFound: for what cannot be searched, naming what there is.
+            `.table` has rank, distance (in bits), a state's context, and the columns of the view searched, in order of
+            (distance, item). From a feature, and among features, distance counts the registered dimensions that have
+            another sign. Where a neuron is on either side, `polarity` is -1 if its opposite is that near.
         """
         from .queries.nearest.ask import nearest
         from .queries.nearest.asked import Asked
 
         asked = Asked(
-            query=query,
-            within=within,
-            model=model,
-            across=across,
-            site=site,
-            centre=centre,
-            k=k,
-            where=where,
-            position=position,
-            approximate=approximate,
-            engine=engine,
-            device=device,
-        )
+            query=query, within=within, model=model, across=across, site=site, centre=centre, k=k,
+            where=where, position=position, approximate=approximate, engine=engine, device=device
+        )  # fmt: skip
         return nearest(self.path, asked, self._encoder)
 
     def search(
-        self,
-        queries: Codes,
-        *,
-        within: str | None = None,
-        model: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        k: int = 10,
-        where: str | None = None,
-        engine: str = "auto",
-    ) -> Neighbours:
+        self, queries: Codes, *, within: str | None = None, model: str | None = None,
+        site: str | None = None, centre: str | None = None, k: int = 10, where: str | None = None,
+        engine: str = "auto"
+    ) -> Neighbours:  # fmt: skip
         """The `k` codes nearest to each of `queries`, packed sign codes uint8 (q, bytes), all in one exact search.
 
-        What is searched is chosen as `nearest` does; neurons count in the polarity that they have. The more queries
-        at once, the less each takes. Answers are those of the index file, which is checked by its size and a sample when it
-        is opened; `nearest` compares each hit with the catalogue besides, and `verify` all of it.
+        What is searched is chosen as `nearest` does; neurons count in the polarity that they have. Answers are those of the
+        index file, checked by its size and a sample; `nearest` also compares each hit with the catalogue.
 
         Returns:
             `.distances` int32 and `.items` int64, both (q, k'), by (distance, item); `.target` says what was searched.
-
-        Raises:
-            InvalidInput, NotFound: for what cannot be searched, naming what there is.
         """
         from .queries.nearest.ask import search_all
         from .queries.nearest.asked import Options
@@ -271,21 +185,11 @@ class Catalogue:
         return search_all(self.path, queries, options)
 
     def features(
-        self,
-        *,
-        model: str | None = None,
-        site: str | None = None,
-        kind: str | None = None,
-        centre: str | None = None,
-        survives: bool | None = None,
-        sort: str = "auc_held_out",
-        limit: int | None = 20,
-    ) -> pa.Table:
-        """Rows of the view `features`, the strongest first; `limit` 0 or None gives all.
-
-        Raises:
-            InvalidInput, NotFound: naming what there is, or how features are made.
-        """
+        self, *, model: str | None = None, site: str | None = None, kind: str | None = None,
+        centre: str | None = None, survives: bool | None = None, sort: str = "auc_held_out",
+        limit: int | None = 20
+    ) -> pa.Table:  # fmt: skip
+        """Rows of the view `features`, the strongest first; `limit` 0 or None gives all."""
         from .queries.features.lists import Listing, list_features
 
         listing = Listing(
@@ -294,79 +198,48 @@ class Catalogue:
         return list_features(self.path, listing)
 
     def feature(
-        self,
-        feature: int | str,
-        *,
-        model: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        flip_run: str | None = None,
-    ) -> FeatureCard:
+        self, feature: int | str, *, model: str | None = None, site: str | None = None,
+        centre: str | None = None, flip_run: str | None = None
+    ) -> FeatureCard:  # fmt: skip
         """All about one feature, by its id, or by its name if that is its alone at that model, site and centre.
 
         Of several runs of `flip` the card has the latest, or the one whose id is `flip_run`.
-
-        Raises:
-            NotFound, InvalidInput: if none is called so, or several are.
         """
         from .queries.features.card import show
 
         return show(self.path, str(feature), model=model, site=site, centre=centre, flip_run=flip_run)
 
     def find(
-        self,
-        token: str,
-        *,
-        model: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        least: float = 0.8,
-        limit: int | None = 20,
-    ) -> pa.Table:
+        self, token: str, *, model: str | None = None, site: str | None = None,
+        centre: str | None = None, least: float = 0.8, limit: int | None = 20
+    ) -> pa.Table:  # fmt: skip
         """The features that a token alone has (`" king"`, leading space included, or `"id:123"`).
 
         Columns: rank, agreement, surprise (standard deviations above the mean of all types), and those of the
         view `features`; agreements below `least` are left out.
-
-        Raises:
-            InvalidInput, NotFound: naming what there is.
         """
         from .queries.features.lists import find
 
         return find(self.path, token, model=model, site=site, centre=centre, least=least, limit=limit)
 
     def read(
-        self,
-        text: str | None = None,
-        *,
-        file: str | Path | None = None,
-        model: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        top: int = 3,
-        least: float = 0.8,
-        first: bool = False,
-        every: bool = False,
-        context: int = 256,
-        device: str = "auto",
-    ) -> pa.Table:
+        self, text: str | None = None, *, file: str | Path | None = None, model: str | None = None,
+        site: str | None = None, centre: str | None = None, top: int = 3, least: float = 0.8,
+        first: bool = False, every: bool = False, context: int = 256, device: str = "auto"
+    ) -> pa.Table:  # fmt: skip
         """A text, or that of a file, token by token with the features that each has most; loads the model.
 
         A row for each of the `top` features of a token: chunk, position, token, is_first, rank, feature_id, name,
-        kind, agreement, surprise (standard deviations above what is usual in a text, or for types where no text
-        was ingested). `first` includes those of a window's first token, `every` categories that do not
-        beat their null, discovered features that do not survive, and those with fewer than 5 dimensions.
+        kind, agreement, surprise (standard deviations above what is usual in a text, or for types without one). `first`
+        includes a window's first token, `every` features that do not beat their controls or have fewer than 5 dimensions.
         Without `site` it is read at the resid_post site with the most category features that are shown.
-
-        Raises:
-            InvalidInput, NotFound, TextError, ModelError: naming what there is.
         """
-        from .queries.features.annotate import Reading, read
+        from .queries.features.annotate import Reading, read, text_of
 
         reading = Reading(
             model=model, site=site, centre=centre, top=top, least=least, first=first, every=every
         )
-        text = _text_of(text, file)
+        text = text_of(text, file)
 
         def encode(target: Target) -> EncodedText:
             from .ingest.encode import encode_tokens
@@ -377,58 +250,34 @@ class Catalogue:
         return read(self.path, reading, encode)
 
     def neurons(
-        self,
-        *,
-        model: str | None = None,
-        layer: int | None = None,
-        sort: str = "surprise",
-        limit: int | None = 20,
-    ) -> pa.Table:
+        self, *, model: str | None = None, layer: int | None = None, sort: str = "surprise",
+        limit: int | None = 20
+    ) -> pa.Table:  # fmt: skip
         """The neurons, each with the feature that it writes best, the strongest first; `limit` 0 or None gives all.
 
         Columns: model, layer, neuron, norm; features, among whose 50 writers it is; best_agreement, best_feature_id,
-        best_feature, best_n_dims and polarity of the one that it agrees with least by chance; surprise, that agreement
-        in standard deviations of fair coins above one half, so that many dimensions count more than few.
-
-        Raises:
-            InvalidInput, NotFound: naming what there is, or how neurons are made.
+        best_feature, best_n_dims and polarity of the best; surprise, that agreement in standard deviations of fair coins.
         """
         from .queries.neurons.lists import list_neurons
 
         return list_neurons(self.path, model=model, layer=layer, sort=sort, limit=limit)
 
     def neuron(self, neuron: str, *, model: str | None = None) -> NeuronCard:
-        """All about one neuron, by block and number in it, both from 0, such as `"12/305"`.
-
-        Raises:
-            InvalidInput, NotFound: if there is none; says how many there are, or how neurons are made.
-        """
+        """All about one neuron, by block and number in it, both from 0, such as `"12/305"`."""
         from .queries.neurons.lists import show
 
         return show(self.path, neuron, model=model)
 
     def flip(
-        self,
-        feature: int | str,
-        *,
-        text: str | Path | Sequence[str | Path],
-        model: str | None = None,
-        site: str | None = None,
-        centre: str | None = None,
-        windows: int = 32,
-        context: int = 128,
-        seed: int = 0,
-        device: str = "auto",
-        progress: Progress | None = None,
-    ) -> FlipReport:
+        self, feature: int | str, *, text: Texts, model: str | None = None,
+        site: str | None = None, centre: str | None = None, windows: int = 32, context: int = 128,
+        seed: int = 0, device: str = "auto", progress: Progress | None = None
+    ) -> FlipReport:  # fmt: skip
         """Flip a feature's signs in the model over a text, beside the controls, into the catalogue; loads the model.
 
         `text` are paths as for `ingest`; `model`, `site` and `centre` say which feature a name means. Of the text
         `windows` windows of `context` tokens count. `.feature(...)` then has the rows: `.flips`. The same call again does
         nothing, and one that was cut short is gone on with.
-
-        Raises:
-            SignariumError: one of its subclasses, for anything that the caller can mend.
         """
         from .catalog import store
         from .queries.features.resolve import find_one
@@ -441,31 +290,17 @@ class Catalogue:
         return flip(self.path, FlipRequest(one.feature_id, text, windows, context, device, seed), progress)
 
     def align(
-        self,
-        model_a: str,
-        model_b: str,
-        *,
-        text: str | Path | Sequence[str | Path],
-        sites: str | None = None,
-        output: str | Path | None = None,
-        max_tokens: int = 65_536,
-        context: int = 256,
-        steer: bool | str = True,
-        device: str = "auto",
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> AlignReport:
+        self, model_a: str, model_b: str, *, text: Texts,
+        sites: str | None = None, output: str | Path | None = None, max_tokens: int = 65_536,
+        context: int = 256, steer: bool | str = True, device: str = "auto", seed: int = 0,
+        progress: Progress | None = None
+    ) -> AlignReport:  # fmt: skip
         """Fit and store the rotation from one model to another at each of `sites`, beside its controls; loads both.
 
-        The models are of one width and have one tokenizer. `text` are paths as for `ingest`, of which `max_tokens` tokens
-        count in windows of `context`; `sites` is a text such as `resid_post.8,16`. `output` names a file for the matrices
-        (.npy, one a site); directions are tried at the middle one, or
-        at the one that `steer` names, or nowhere if it is False. Afterwards `.nearest(..., across=)` searches one model with
-        the other's items, and `.rotation(...)` has the numbers. The same call again does nothing, and one that was cut short
-        is gone on with.
-
-        Raises:
-            SignariumError: one of its subclasses, for anything that the caller can mend.
+        The models are of one width and have one tokenizer. Of `text`, `max_tokens` tokens count, in windows of `context`;
+        `sites` is a text such as `resid_post.8,16`. `output` names a file for the matrices (.npy, one a site). Directions are
+        tried at the middle site, at the one that `steer` names, or nowhere if it is False. The same call again does nothing,
+        and one that was cut short is gone on with.
         """
         from .ingest.rotations.request import AlignRequest
         from .ingest.rotations.run import align
@@ -479,9 +314,6 @@ class Catalogue:
         """The view `rotations` without its matrices, by models and site; of one model on either side if given.
 
         `run_id` asks for those that one `align` made, which its report names.
-
-        Raises:
-            NotFound: if there is no such model.
         """
         from .queries.rotations.stored import rows
 
@@ -493,9 +325,6 @@ class Catalogue:
         `.matrix` is (width, width) and `.mean_a`, `.mean_b`, `.std_a`, `.std_b` are (width,), all float32, with x_b ~ (x_a -
         mean_a) matrix + mean_b for rows x, which `.states(x)` computes; `.directions(v)` moves no mean. One that is stored the
         other way is turned back, as `.about` then says beside its explained variance and its null.
-
-        Raises:
-            InvalidInput, NotFound: naming what there is, or how a rotation is made.
         """
         from .queries.rotations.stored import rotation
 
@@ -504,36 +333,19 @@ class Catalogue:
     def rotation_card(self, model_a: str, model_b: str, site: str | None = None) -> RotationCard:
         """All about the newest rotation from one model to another, as tables: what it explains beside its controls, what it
         carries, and what that steers; at a site of the first, or at the middle one there is.
-
-        Raises:
-            InvalidInput, NotFound: naming what there is; also if it is stored the other way alone.
         """
         from .queries.rotations.card import show
 
         return show(self.path, model_a, model_b, site)
 
     def train_sae(
-        self,
-        model: str,
-        site: str,
-        *,
-        text: str | Path | Sequence[str | Path],
-        output: str | Path,
-        seed: int = 0,
-        expansion: int = 8,
-        steps: int = 1500,
-        l1: float = 1e-3,
-        max_tokens: int = 65_536,
-        context: int = 256,
-        device: str = "auto",
-        progress: Progress | None = None,
-    ) -> TrainReport:
+        self, model: str, site: str, *, text: Texts, output: str | Path,
+        seed: int = 0, expansion: int = 8, steps: int = 1500, l1: float = 1e-3, max_tokens: int = 65_536,
+        context: int = 256, device: str = "auto", progress: Progress | None = None
+    ) -> TrainReport:  # fmt: skip
         """Train a sparse autoencoder on a model's states over a text, into the file `output` (.safetensors); loads the model.
 
         The dictionary has `expansion` directions for each dimension. `.add_sae(...)` then brings it into the catalogue.
-
-        Raises:
-            SignariumError: one of its subclasses, for anything that the caller can mend.
         """
         from .ingest.saes.request import SaeTrainRequest, Settings
         from .ingest.saes.train import train_sae
@@ -543,21 +355,13 @@ class Catalogue:
         return train_sae(self.path, request, progress)
 
     def add_sae(
-        self,
-        file: str | Path,
-        *,
-        model: str,
-        site: str,
-        name: str | None = None,
-        progress: Progress | None = None,
-    ) -> SaeReport:
+        self, file: str | Path, *, model: str, site: str, name: str | None = None,
+        progress: Progress | None = None
+    ) -> SaeReport:  # fmt: skip
         """Bring the dictionary in a file into the catalogue, as one of a model at a site; the file stays where it is.
 
         Its directions are then searched `within="directions"` and named `direction:NAME/17`; `name` is the file's own unless
         it is given. The same file again does nothing.
-
-        Raises:
-            SignariumError: one of its subclasses, for anything that the caller can mend.
         """
         from .ingest.saes.add import add_sae
         from .ingest.saes.request import SaeAddRequest
@@ -574,9 +378,6 @@ class Catalogue:
         """The view `evidence`, claim by claim: published, here, its control, and whether it survives.
 
         With `measured`, only the claims that were; with `claims`, those of these ids, such as `["1.1", "3.2"]`.
-
-        Raises:
-            NotFound: if there is no such model or claim.
         """
         from .queries.evidence import rows
 
@@ -603,29 +404,17 @@ class Catalogue:
     def verify(self, model: str | None = None) -> list[Finding]:
         """Integrity checks; see `signarium.catalog.verify`. With `model`, a sample of its codes is recomputed.
 
-        A recomputed site counts as wrong when more than 5% of its bits differ: batches of another shape flip
-        a few in a thousand, other weights about half.
-
-        Raises:
-            NotFound, ModelError: if there is no such model, or it is not at hand.
+        A recomputed site counts as wrong when more than 5% of its bits differ.
         """
-        from .catalog.verify import Finding, verify
+        from .catalog.verify import verify
 
-        if model is not None:
-            from .catalog import store
-            from .queries.usual import one_model
+        if model is None:
+            return verify(self.path)
+        from .ingest.recheck import findings
+        from .queries.usual import check_model
 
-            with store.reading(self.path) as connection:
-                one_model(connection, model)
-        findings = verify(self.path)
-        if model is not None:
-            from .ingest.recheck import recheck
-
-            for one in recheck(self.path, model):
-                share = one.flipped / max(1, one.bits)
-                what = f"{one.what} ({share:.2%} of the bits differ)"
-                findings.append(Finding(what, one.codes, one.codes if share > _MOST_FLIPPED else 0))
-        return findings
+        check_model(self.path, model)
+        return [*verify(self.path), *findings(self.path, model)]
 
     def index(self) -> list[str]:
         """Build the indexes that are missing, stale or damaged; what could not be done, in words."""
@@ -656,32 +445,7 @@ class Catalogue:
         return TextEncoder(self.path, asked.query, asked.position, asked.device)
 
     def rows(self, view: str, model: str | None = None) -> pa.Table:
-        """Every row of a view that has an order, in that; of one model if it is given.
-
-        Raises:
-            NotFound: if there is no such view or model.
-        """
+        """Every row of a view that has an order, in that; of one model if it is given."""
         from .queries.models import rows
 
         return rows(self.path, view, model)
-
-
-def _text_of(text: str | None, file: str | Path | None) -> str:
-    """The text itself, or what a file holds; line ends stay as they are."""
-    from .catalog.errors import InvalidInput, TextError
-
-    if (text is None) == (file is None):
-        raise InvalidInput("give a text or --file PATH", "one of the two")
-    if file is not None:
-        try:
-            return Path(file).read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise TextError(f"{file} is not UTF-8 (byte {error.start})", "convert it first") from None
-        except OSError as error:
-            raise TextError(f"{file} cannot be read ({(error.strerror or str(error)).lower()})") from error
-    assert text is not None
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidInput("the text is no valid Unicode", "write it as UTF-8") from None
-    return text

@@ -9,7 +9,6 @@ from ..catalog import parts
 from .options import model_option, output_options
 from .output import Output
 
-
 _OF_GROUPS = ("saes",)
 """Views whose list stands in the group of another name: `sae list`."""
 

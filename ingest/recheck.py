@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes, pack
 from ..catalog.ids import neuron_place
+from ..catalog.verify import Finding
 from .encode import reload
 from .model.loaded import LoadedModel
 from .model.sites import Site
@@ -20,6 +21,10 @@ from .passes.forward import signs_of
 
 if TYPE_CHECKING:
     import duckdb
+
+
+_MOST_FLIPPED = 0.05
+"""Batches of another shape flip a few bits in a thousand, other weights about half."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,18 @@ class Recheck:
     codes: int
     bits: int
     flipped: int
+
+
+def findings(path: Path, name: str) -> list[Finding]:
+    """What `recheck` finds, as `db verify` reports it: a site is wrong where more than `_MOST_FLIPPED` of its bits differ."""
+    return [
+        Finding(
+            f"{one.what} ({one.flipped / max(1, one.bits):.2%} of the bits differ)",
+            one.codes,
+            one.codes if one.flipped > _MOST_FLIPPED * max(1, one.bits) else 0,
+        )
+        for one in recheck(path, name)
+    ]
 
 
 def recheck(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]:

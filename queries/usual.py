@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..catalog.errors import InvalidInput, NotFound, option
@@ -32,6 +33,18 @@ def one_model(connection: duckdb.DuckDBPyConnection, name: str | None) -> str:
     if name not in names:
         raise NotFound("model", name, names)
     return name
+
+
+def check_model(path: Path, name: str) -> None:
+    """Refuse a model that the catalogue at `path` does not have.
+
+    Raises:
+        NotFound: naming those that it has.
+    """
+    from ..catalog import store
+
+    with store.reading(path) as connection:
+        one_model(connection, name)
 
 
 def middle(sites: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...catalog import store
 from ...catalog.codes import Codes
-from ...catalog.errors import InvalidInput, option
+from ...catalog.errors import InvalidInput, TextError, option
 from ..nearest.masked import differing_each
 from ..nearest.subject import Choice, Target
 from ..usual import one_model
@@ -107,6 +107,30 @@ def _best_place(
         "GROUP BY site, centre, s.layer ORDER BY centre = 'zero' DESC, count(*) DESC, s.layer LIMIT 1",
         {"model": model, "site": site, "centre": centre},
     ).fetchone()
+
+
+def text_of(text: str | None, file: str | Path | None) -> str:
+    """The text itself, or what a file holds; line ends stay as they are.
+
+    Raises:
+        InvalidInput: unless exactly one of the two is given, and is Unicode.
+        TextError: if the file cannot be read as UTF-8.
+    """
+    if (text is None) == (file is None):
+        raise InvalidInput(f"give a text or {option('file', 'PATH')}", "one of the two")
+    if file is not None:
+        try:
+            return Path(file).read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError(f"{file} is not UTF-8 (byte {error.start})", "convert it first") from None
+        except OSError as error:
+            raise TextError(f"{file} cannot be read ({(error.strerror or str(error)).lower()})") from error
+    assert text is not None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("the text is no valid Unicode", "write it as UTF-8") from None
+    return text
 
 
 def read(path: Path, reading: Reading, encode: Callable[[Target], TokenCodes]) -> pa.Table:
