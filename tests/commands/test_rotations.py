@@ -61,13 +61,15 @@ def test_align_prints_what_it_found(
     run: Run, rotated: Path, monkeypatch: pytest.MonkeyPatch, already: bool
 ) -> None:
     from signarium.ingest.rotations import run as aligning
+    from signarium.ingest.rotations.request import AlignRequest
 
     monkeypatch.setenv("SIGNARIUM_DB", str(rotated))
     asked = []
 
-    def aligned(path: Path, a: str, b: str, **options: object) -> aligning.AlignReport:
-        asked.append((path, a, b, options))
-        return aligning.AlignReport("align-new", a, b, already, notes=["a note"])
+    def aligned(path: Path, request: AlignRequest, progress: object) -> aligning.AlignReport:
+        asked.append((path, request, progress))
+        ends = request.model_a, request.model_b
+        return aligning.AlignReport("align-new", *ends, already, notes=["a note"])
 
     monkeypatch.setattr(aligning, "align", aligned)
     arguments = [
@@ -83,12 +85,11 @@ def test_align_prints_what_it_found(
         "--no-steer",
     ]
     shown = run(*arguments, "--output", "r.npy", "--seed", "3")
-    path, a, b, options = asked[0]
-    assert (path, a, b) == (rotated, "alpha", "beta") and options.pop("progress") is not None
-    assert options == {
-        "text": ["a.txt", "b"], "sites": "resid_post.0,1", "output": Path("r.npy"), "max_tokens": 65_536, "context": 256,
-        "steer": False, "device": "auto", "seed": 3,
-    }  # fmt: skip
+    path, request, progress = asked[0]
+    assert path == rotated and progress is not None
+    assert request == AlignRequest(
+        "alpha", "beta", ["a.txt", "b"], "resid_post.0,1", 65_536, 256, Path("r.npy"), False, "auto", 3
+    )
     assert shown.code == 0
     lines = shown.out.splitlines()
     assert lines[0].split() == [
@@ -110,4 +111,4 @@ def test_align_prints_what_it_found(
     assert said[-1] == "resid_post.0: 3 of 60 dimensions vary"
     objects = json.loads(run(*arguments, "--format", "json").out)
     assert [one["rotation_id"] for one in objects] == [3, 2, 6]
-    assert asked[1][3].pop("progress") is None, "its lines would stand among the objects"
+    assert asked[1][2] is None, "its lines would stand among the objects"

@@ -106,7 +106,7 @@ def test_each_query_of_the_cookbook_runs(query: str, library: Library) -> None:
 
 
 def test_the_documents_name_only_options_that_exist() -> None:
-    shown = re.findall(r"`signarium ((?:[a-z]+ ?)+)", "".join(one.read_text() for one in PAGES))
+    shown = re.findall(r"`signarium ((?:[a-z_]+ ?)+)", "".join(one.read_text() for one in PAGES))
     for words in shown:
         command: click.Command = cli
         for word in words.split():

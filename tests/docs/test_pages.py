@@ -26,7 +26,7 @@ def test_the_readme_is_read_in_three_minutes() -> None:
 def test_the_readme_shows_six_claims_from_the_catalogue() -> None:
     table = re.search(r"<!-- evidence: .*? -->\n(.*?)<!-- end of evidence -->", README, re.S)
     assert table is not None
-    assert len(table[1].splitlines()) == 2 + 6
+    assert len(table[1].strip().splitlines()) == 2 + 6
 
 
 def test_the_readme_shows_the_two_commands() -> None:

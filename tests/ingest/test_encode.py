@@ -76,7 +76,7 @@ def test_floats_of_a_text_are_what_its_code_has_the_signs_of(home: Path) -> None
             assert np.array_equal(pack(state.floats - shift), centred.code)
     with pytest.raises(InvalidInput, match="holds no token"):
         encode_state(path, "model", "embed", "", None, "cpu")
-    with pytest.raises(InvalidInput, match="--position 99"):
+    with pytest.raises(InvalidInput, match="position=99"):
         encode_state(path, "model", "embed", text, 99, "cpu")
 
 
@@ -84,7 +84,7 @@ def test_floats_of_a_text_are_what_its_code_has_the_signs_of(home: Path) -> None
 def test_positions_outside_the_text(home: Path, position: int) -> None:
     (text,) = rows(home / "c.duckdb", "SELECT text FROM documents WHERE chunk = 0")[0]
     with pytest.raises(
-        InvalidInput, match=rf"--position {position} is outside the text's 32 tokens: pass 0 to 31"
+        InvalidInput, match=rf"position={position}` is outside the text's 32 tokens: pass 0 to 31"
     ):
         encode_text(home / "c.duckdb", "model", "embed", "zero", text, position, "cpu")
 
@@ -97,7 +97,7 @@ def test_texts_that_cannot_be_searched(home: Path) -> None:
         encode_text(path, "model", "embed", "zero", "king " * 300, None, "cpu")
     with pytest.raises(NotFound, match="no model 'none'"):
         encode_text(path, "none", "embed", "zero", "king", None, "cpu")
-    with pytest.raises(NotFound, match="--centre zero"):
+    with pytest.raises(NotFound, match="centre='zero'"):
         encode_text(path, "model", "resid_post.0", "mean", "king", None, "cpu")
 
 
