@@ -67,10 +67,10 @@ lint: setup      ## style, types, import rules, generated references
 docs: setup      ## write the generated references
 	$(BIN)/python docs/make.py
 
-family: setup    ## what rotations between the seeds of the toy family carry: the table in the README (about half an hour on 2 cores)
+family: setup    ## what rotations between the seeds of the toy family carry: the table in docs/rotations.md (about half an hour on 2 cores)
 	$(BIN)/python benchmarks/family.py
 
-bench: setup     ## what the README claims about speed, measured here beside peers (45 minutes on 2 cores; make bench-setup first)
+bench: setup     ## what docs/speed.md claims, measured here beside peers (45 minutes on 2 cores; make bench-setup first)
 	$(BIN)/python benchmarks/run.py --peers $(PEERS) $(BENCH)
 
 bench-gpu:       ## the same for a GPU (needs CUDA)
