@@ -44,8 +44,13 @@ class Replicas:
         """What a run's record says: all devices, in order."""
         return ",".join(str(one.device) for one in self.models)
 
+    @property
+    def threaded(self) -> bool:
+        """Whether work runs in threads, one for each device, and not in that of the caller."""
+        return len(self.models) > 1 or self.models[0].device.type == "cuda"
+
     def __enter__(self) -> Replicas:
-        if len(self.models) > 1 or self.models[0].device.type == "cuda":
+        if self.threaded:
             self._stack.enter_context(quiet())
             self._threads = [
                 ThreadPoolExecutor(1, f"device-{i}", _settle_on, (one.device,))

@@ -153,8 +153,14 @@ def run_types(
         else:
             missing.append((a, b))
 
+    def ignored(_: int) -> None:
+        # Progress is told from this thread alone: where devices have threads of their own, a shard at a time.
+        pass
+
+    heard = ignored if replicas.threaded else computed
+
     def work(place: tuple[int, int]) -> Callable[[int], _Computed]:
-        return lambda i: _compute(replicas.models[i], spec, *place, bos, context.batch_tokens)
+        return lambda i: _compute(replicas.models[i], spec, *place, bos, context.batch_tokens, heard)
 
     with replicas:
         begun = time.perf_counter()
@@ -162,7 +168,8 @@ def run_types(
             _save(folder / str(made.start), made)
             clocks[made.start] = made.clock, time.perf_counter() - begun
             begun = time.perf_counter()
-            computed(made.n)
+            if replicas.threaded:
+                computed(made.n)
     statistics: dict[str, Statistics] = {}
     if start:
         # The first shard brought them. Scratch files that had to be made anew, in other batches, must not
@@ -223,9 +230,15 @@ class _Computed:
 
 
 def _compute(
-    model: LoadedModel, spec: RunSpec, start: int, stop: int, bos: int | None, batch_tokens: int
+    model: LoadedModel,
+    spec: RunSpec,
+    start: int,
+    stop: int,
+    bos: int | None,
+    batch_tokens: int,
+    computed: Callable[[int], None],
 ) -> _Computed:
-    """Hidden states of tokens `start` .. `stop` at every site.
+    """Hidden states of tokens `start` .. `stop` at every site. `computed` hears of each batch.
 
     Raises:
         ModelError: if one is NaN or infinite.
@@ -245,6 +258,7 @@ def _compute(
             ids = torch.cat([torch.full_like(ids, bos), ids], dim=1)
         with one_pass(ids.numel()):
             model.forward(ids, None, spec.sites, keep)  # type: ignore[arg-type]
+        computed(len(ids))
     passed = mark(model.device)
     states, statistics = {}, {}
     with one_pass(stop - start):
