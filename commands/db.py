@@ -10,7 +10,7 @@ from .options import output_options
 from .output import Output, say
 
 
-@click.group()
+@click.group(short_help="The catalogue file: size, checks, upgrade, indexes.")
 def db() -> None:
     """The catalogue file: size, integrity, migrations, indexes."""
 

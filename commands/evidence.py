@@ -9,7 +9,7 @@ from .options import evidence_output, model_option
 from .output import Output, say
 
 
-@click.command()
+@click.command(short_help="Published claims beside their controls, with a verdict each.")
 @model_option()
 @click.option("--measured", is_flag=True, help="Only claims that were measured here.")
 @click.option("--claims", metavar="LIST", help="Only these, such as `1.1,3.2`.")

@@ -22,7 +22,7 @@ from .options import (
 from .output import Output, say
 
 
-@click.group()
+@click.group(short_help="Features: list, show, find those of a token, read a text.")
 def features() -> None:
     """What the signs encode: features, with the controls that they stand beside."""
 

@@ -21,7 +21,7 @@ from .output import Output, say
 from .progress import Display
 
 
-@click.command()
+@click.command(short_help="Turn a feature's signs, and measure the logits.")
 @click.argument("feature")
 @text_option()
 @place_options

@@ -15,7 +15,7 @@ from .output import say
 from .progress import Display
 
 
-@click.command()
+@click.command(short_help="Run a model over its vocabulary and text, into the catalogue.")
 @click.argument("model")
 @text_option(required=False)
 @click.option("--name", metavar="NAME", help="What the catalogue calls the model.  [default: from MODEL]")

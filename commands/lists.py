@@ -20,7 +20,7 @@ def names() -> list[str]:
 
 def listing(view: str) -> click.Group:
     """The group of a view, with its command `list`."""
-    group = click.Group(view, help=parts.view(view).about)
+    group = click.Group(view, help=parts.view(view).about, short_help=f"The rows of the view {view}.")
     add_list(group, view)
     return group
 

@@ -11,7 +11,7 @@ from .options import limit_option, model_option, output_options, page_options
 from .output import Output, say
 
 
-@click.group()
+@click.group(short_help="FFN neurons: list them, show what one writes.")
 def neurons() -> None:
     """What the FFN neurons write, and which features that is."""
 

@@ -25,7 +25,7 @@ from .output import Output, say
 from .progress import Display
 
 
-@click.command()
+@click.command(short_help="Fit the rotations from model A to model B.")
 @click.argument("model_a", metavar="A")
 @click.argument("model_b", metavar="B")
 @text_option()
@@ -89,7 +89,7 @@ def align(
         say(f"{file} holds a matrix, float32, x_b = (x_a - mean_a) R + mean_b for rows x")
 
 
-@click.group()
+@click.group(short_help="Rotations between models: list them, show one.")
 def rotations() -> None:
     """What carries one model's states to another's, beside what could explain it away."""
 

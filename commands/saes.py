@@ -24,7 +24,7 @@ def _place_of_dictionary(command: F) -> F:
     return click.option("--site", required=True, metavar="SITE", help="Where its states are taken.")(command)
 
 
-@click.group()
+@click.group(short_help="Sparse autoencoders: train, add, list.")
 def sae() -> None:
     """Sparse autoencoders: dictionaries of directions, in files of their own."""
 

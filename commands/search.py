@@ -12,7 +12,7 @@ from .options import Listed, centre_option, device_option, model_option, output_
 from .output import Output, say
 
 
-@click.command()
+@click.command(short_help="The nearest codes by Hamming distance.")
 @click.argument("query")
 @click.option(
     "--in",

@@ -15,7 +15,7 @@ _ROW_GROUP = 65_536
 """Rows of a group in a Parquet file."""
 
 
-@click.command()
+@click.command(short_help="Run one SELECT or EXPLAIN, read-only.")
 @click.argument("query")
 @output_options
 @click.option(

@@ -88,7 +88,7 @@ def test_each_example_runs(
     if words[0] in ("ingest", "flip", "align", "sae"):
         # What writes gets a catalogue of its own.
         path = wordy.copy(path, tmp_path) if words[0] != "ingest" else tmp_path / "fresh.duckdb"
-    words = [word.replace("state:5", f"state:{library.states.get(path, 0)}") for word in words]
+    words = [word.replace("state:STATE_ID", f"state:{library.states.get(path, 0)}") for word in words]
     words = [str(library.model) if word == "Qwen/Qwen3-0.6B" else word for word in words]
     cli.main(["--db", str(path), *words], standalone_mode=False)
 
