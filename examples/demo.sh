@@ -28,8 +28,11 @@ run ingest "$MODEL" --name SmolLM2-135M --stages types,features --sites $SITE --
 say "The tokens nearest to \" king\"."
 run nearest 'type:" king"' -k 6
 
-say "Categories of words whose tokens share signs, on tokens held out and beside a rotated basis (0.5 is chance)."
-run features list --kind category --survives --limit 8
+say "Categories of words, by how well a few signs find words held out (0.5 is chance). None survives here: rotated axes do as well."
+run features list --kind category --centre mean --limit 8
+
+say "A new sentence, token by token: the categories that its signs agree with most. Small words have noise alone."
+run features read "The king of France sailed to Norway in May and ate cold fish."
 
 say "A published figure for that, what comes out here, and each control that could explain it away."
 run sql "SELECT published, round(value, 3) AS here, control, round(control_value, 3) AS control_value, verdict
@@ -39,7 +42,7 @@ say "Try next, on the catalogue that this left:"
 cat <<END
   export SIGNARIUM_DB=$SIGNARIUM_DB
   $BIN/signarium nearest "They lost the football match" --in states --where "token = ' match'" -k 8
-  $BIN/signarium features show country --centre mean
+  $BIN/signarium features show european_country --centre mean
   $BIN/signarium evidence
   $BIN/signarium ingest $MODEL --name SmolLM2-135M --stages neurons,writers --sites $SITE
 END
