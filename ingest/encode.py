@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..catalog import store
 from ..catalog.codes import Codes
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, option
-from .model.load import LoadedModel, find_device, load_model
+from .model.devices import find_device
+from .model.load import LoadedModel, load_model
 from .model.sites import Site
 from .passes.forward import default_batch_tokens, one_pass, signs_of
 from .passes.pack import check_norms, norms_of

@@ -58,7 +58,8 @@ def ingest(path: str | Path, request: IngestRequest, progress: Progress | None =
 
 def _context(path: Path, request: IngestRequest, texts: list[TextFile], progress: Progress) -> Context:
     """Load the model, and look up what the catalogue holds of it."""
-    from .model.load import find_devices, load_model
+    from .model.devices import find_devices
+    from .model.load import load_model
     from .passes.forward import default_batch_tokens
     from .passes.replicas import Replicas
 

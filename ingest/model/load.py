@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
-import io
-import warnings
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,19 +12,19 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from ...catalog.errors import ModelError, SiteError
-from ...catalog.ids import int_id
-from . import registered
+from . import gguf, registered
 from . import weights as _weights
+from .devices import find_device
+from .head import read_head
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, Origin, max_positions, token_embedding
-from .weights import Source
+from .quiet import quiet
+from .source import Source, find_source
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -57,84 +53,12 @@ def load_model(
     target = find_device(device)
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(f"no dtype {dtype!r}", f"there is auto, {', '.join(_DTYPES)}")
-    found = _weights.find_source(source, revision, weights=random_init is None)
+    found = find_source(source, revision, weights=random_init is None)
     module, tokenizer, sha256 = _load(found, target, dtype, random_init)
     layout = _probe(module, tokenizer)
-    head = partial(_read_head, found, module, random_init)
+    head = partial(read_head, found, module, random_init)
     origin = Origin(source, found.name, found.revision, sha256, random_init)
     return LoadedModel(module, tokenizer, layout, head, origin)
-
-
-def find_device(name: str) -> torch.device:
-    """The device that `--device` names; `auto` is the best there is.
-
-    Raises:
-        ModelError: if there is none such here.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(f"no device {name!r}", "there is auto, cpu, cuda, cuda:1, mps") from error
-    n = torch.cuda.device_count() if cuda else 0
-    if device.type == "cuda" and (device.index or 0) >= n:
-        what = f"no device {name!r} here (torch sees {n} CUDA devices)"
-        raise ModelError(what, "pass --device auto or cpu")
-    if device.type == "mps" and not mps:
-        raise ModelError("no device 'mps' here", "pass --device auto or cpu")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise ModelError(f"device {name!r} is not supported", "there is auto, cpu, cuda, mps")
-    if device.type != "cuda" and device.index is not None:
-        # torch takes any number, and means the same device by all of them.
-        raise ModelError(f"no device {name!r}: there is one {device.type}", f"pass {device.type}")
-    return device
-
-
-def find_devices(names: Sequence[str]) -> list[torch.device]:
-    """The devices that `--devices` names, in order. They must be of one kind, so that no code depends on which
-    of them computed it; a CPU may be named several times, any other device once.
-
-    Raises:
-        ModelError: if one is not here, if they are of several kinds, or if one is named twice.
-    """
-    devices = [find_device(one) for one in names]
-    if len(devices) == 1:
-        return devices
-    if not devices:
-        raise ModelError("--devices names none", "pass some, such as --devices cuda:0,cuda:1")
-    kinds = {
-        torch.cuda.get_device_name(one) if one.type == "cuda" else one.type: name
-        for one, name in zip(devices, names, strict=True)
-    }
-    if len(kinds) > 1:
-        what = f"{' and '.join(kinds.values())} are devices of different kinds ({', '.join(kinds)})"
-        raise ModelError(what, "pass those of one kind: others may round otherwise")
-    if devices[0].type != "cpu":
-        places = [one.index or 0 for one in devices]
-        for i, name in enumerate(names):
-            if places[i] in places[:i]:
-                raise ModelError(f"--devices names {name} twice", "pass each device once")
-    return devices
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings, log lines or progress bars of transformers; all as it was afterwards."""
-    log = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()
-    try:
-        # The GGUF reader does not ask whether bars are wanted, so stderr itself is turned away.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
 
 
 def _load(found: Source, device: torch.device, dtype: str, random_init: int | None) -> tuple[Any, Any, str]:
@@ -144,7 +68,7 @@ def _load(found: Source, device: torch.device, dtype: str, random_init: int | No
             folder = found.folder
             _check_known(folder, _weights.check_config(folder))
         else:
-            folder = stack.enter_context(_weights.gguf_alone(found.gguf))
+            folder = stack.enter_context(gguf.alone(found.gguf))
         config = _config(found, folder)
         model_class = _model_class(config)
         if found.gguf is None:
@@ -189,12 +113,12 @@ def _check_known(folder: Path, config: dict[str, Any]) -> None:
 
 def _config(found: Source, folder: Path) -> Any:
     options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
-    with _quiet():
+    with quiet():
         try:
             return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
         except Exception as error:
             # Whatever transformers makes of a bad file is one line to the user; its classes vary.
-            what = f"the config of {found.gguf or found.folder} cannot be read ({_weights.brief(error)})"
+            what = f"the config of {found.where} cannot be read ({_weights.brief(error)})"
             raise ModelError(what, "fetch the model again") from error
 
 
@@ -217,9 +141,9 @@ def _model_class(config: Any) -> type[Any]:
 
 
 def _tokenizer(found: Source, folder: Path) -> Any:
-    where = found.gguf or found.folder
+    where = found.where
     options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
-    with _quiet():
+    with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, use_fast=True, trust_remote_code=False, **options
@@ -263,7 +187,7 @@ def _options(model_class: type[Any]) -> dict[str, Any]:
 def _random_module(config: Any, model_class: type[Any], seed: int) -> Any:
     config.__dict__.pop("quantization_config", None)
     options = {"dtype": torch.float32, "trust_remote_code": False} | _options(model_class)
-    with _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             return AutoModel.from_config(config, **options)
@@ -283,7 +207,7 @@ def _stored_module(
     options = {"config": config, "dtype": kind, "trust_remote_code": False, "output_loading_info": True}
     # Tensors of another shape are named and refused below; transformers would only point at its own log.
     options |= {"ignore_mismatched_sizes": True} | _options(model_class)
-    where = found.gguf or found.folder
+    where = found.where
     if found.gguf is not None:
         options |= {"gguf_file": found.gguf.name}
         if (gguf_config := getattr(transformers, "GgufConfig", None)) is not None:
@@ -295,7 +219,7 @@ def _stored_module(
         if getattr(config, "quantization_config", None) is not None:
             # Quantised maps cannot be moved once they are built.
             options |= {"device_map": {"": device}}
-    with _quiet():
+    with quiet():
         try:
             module, info = AutoModel.from_pretrained(folder, **options)
         except Exception as error:
@@ -313,99 +237,7 @@ def _stored_module(
 
 def _check_finite(module: nn.Module, found: Source) -> None:
     for name, tensor in module.state_dict().items():
-        _check_finite_tensor(name, tensor, found)
-
-
-def _check_finite_tensor(name: str, tensor: Tensor, found: Source) -> None:
-    if tensor.is_floating_point() and tensor.numel():
-        low, high = tensor.aminmax()
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            what = f"{name} in {found.gguf or found.folder} holds NaN or infinity"
-            raise ModelError(what, "fetch the model again")
-
-
-# ---- the head -----------------------------------------------------------------------------------
-
-
-def _read_head(found: Source, module: Any, random_init: int | None, part: str) -> Tensor | None:
-    """`part` of the language-modelling head of the model that `module` is the backbone of; see `loaded.Head`.
-
-    As transformers does, a head that is stored beside the embedding counts even where the config ties them,
-    and one that must be there and is not is refused, since transformers would draw it at random.
-    """
-    causal, head = _causal_model(module.config)
-    path = next(name for name, child in causal.named_modules() if child is head)
-    if getattr(head, part, None) is None:
-        return None
-    tied = part == "weight" and head.weight is token_embedding(causal).weight
-    if random_init is not None:
-        tensor = None if tied else _random_head(causal, head, part, random_init)
-    elif found.gguf is not None:
-        # llama.cpp, too, takes a file without this tensor for one with a tied head.
-        tied = part == "weight"
-        tensor = _weights.read_gguf_tensor(found.gguf, f"output.{part}")
-    else:
-        tensor = _weights.read_tensor(found.folder, f"{path}.{part}", _renaming(causal))
-    where = found.gguf or found.folder
-    if tensor is None:
-        if tied:
-            return None
-        what = f"the weights in {where} lack {path}.{part}, which predicts the next token"
-        raise ModelError(what, "use weights that were saved with their head")
-    embedding = token_embedding(module).weight
-    try:
-        tensor = tensor.to(device=embedding.device, dtype=embedding.dtype)
-    except torch.OutOfMemoryError as error:
-        what = f"{path}.{part} of {found.name} does not fit into the memory of {embedding.device}"
-        raise ModelError(what, "pass --dtype bfloat16 or --device cpu") from error
-    _check_finite_tensor(f"{path}.{part}", tensor, found)
-    return None if tied and torch.equal(tensor, embedding) else tensor
-
-
-def _causal_model(config: Any) -> tuple[Any, Any]:
-    """The model with a head that `config` describes, without memory for its weights, and that head.
-
-    Raises:
-        ModelError: if there is none, or if more than one linear map stands between backbone and logits.
-    """
-    kind, use = config.model_type, "use a causal language model"
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"transformers has no language-modelling head for {kind}", use)
-    config = copy.deepcopy(config)
-    config.__dict__.pop("quantization_config", None)
-    with _quiet(), torch.device("meta"):
-        try:
-            causal = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        except Exception as error:
-            # Each architecture rejects a config in its own way.
-            what = f"the config makes no {kind} with a language-modelling head ({_weights.brief(error)})"
-            raise ModelError(what, use) from error
-    head, backbone = causal.get_output_embeddings(), causal.base_model
-    if not isinstance(head, nn.Linear) or backbone is causal:
-        raise ModelError(f"{kind} has no single language-modelling head", use)
-    known = {id(p) for part in (backbone, head) for p in part.parameters()}
-    between = [name for name, p in causal.named_parameters() if id(p) not in known]
-    if between:
-        what = f"the head of {kind} is no single linear map of the final states ({between[0]} is part of it)"
-        raise ModelError(what, use)
-    return causal, head
-
-
-def _renaming(causal: Any) -> Callable[[str], str]:
-    """From the name that files give a tensor to that in the model (GPT-NeoX stores its head as embed_out)."""
-    renamings = [t for t in get_model_conversion_mapping(causal) if isinstance(t, WeightRenaming)]
-    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
-
-
-def _random_head(causal: Any, head: Any, part: str, seed: int) -> Tensor:
-    drawn = copy.deepcopy(head).to_empty(device="cpu")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        # The seed as it is would repeat the draws of the token embedding, which makes the head a tied one.
-        torch.manual_seed(int_id("unembedding", seed))
-        drawn.reset_parameters()
-        causal._init_weights(drawn)
-    tensor: Tensor = getattr(drawn, part)
-    return tensor.detach()
+        _weights.check_finite(name, tensor, found.where)
 
 
 # ---- probing ------------------------------------------------------------------------------------
@@ -430,7 +262,7 @@ def _probe(module: Any, tokenizer: Any) -> Layout:
     ids = _probe_ids(rows, length + 1, {*tokenizer.all_special_ids, getattr(text, "pad_token_id", None)})
     batch = torch.tensor([ids[:length], [*ids[: length - 1], ids[length]]], device=device)
     takes_cache = "past_key_values" in inspect.signature(type(module).forward).parameters
-    with _quiet():
+    with quiet():
         # A model whose cache holds more than keys and values cannot use ours, and keeps its other sites.
         for with_cache in (True, False) if takes_cache else (None,):
             try:

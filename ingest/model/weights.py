@@ -1,4 +1,4 @@
-"""The files of a model: finding or fetching them, refusing what must not be loaded, hashing the rest.
+"""The files of a model: refusing what must not be loaded, hashing the rest.
 
 Everything here reads files and headers alone, so a bad file is refused before a model is built, and no pickle
 and no code that comes with a model is ever run.
@@ -6,31 +6,23 @@ and no code that comes with a model is ever run.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
 import math
-import os
 import struct
-import sys
-import tempfile
 import textwrap
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from ...catalog.errors import ModelError
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".npz", ".nemo")
 # State that training leaves beside the weights: a pickle, but no weights.
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
@@ -44,7 +36,6 @@ _TOKENIZER_FILES = (
     "tekken.json",
     "tiktoken.model",
 )
-_FETCHED = ("*.safetensors", "*.json", "*.model", "*.txt", "*.tiktoken")
 _BYTES = {
     name: size
     for size, names in {8: "F64 I64 U64", 4: "F32 I32 U32", 2: "F16 BF16 I16 U16", 1: "I8 U8 BOOL"}.items()
@@ -52,83 +43,6 @@ _BYTES = {
 }
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model's files are: a folder, and the GGUF file in it where that is what was asked for."""
-
-    folder: Path
-    gguf: Path | None
-    name: str
-    revision: str | None
-
-
-# ---- finding ------------------------------------------------------------------------------------
-
-
-def find_source(source: str, revision: str | None = None, weights: bool = True) -> Source:
-    """What `source` means: an existing folder or `.gguf` file, else a Hugging Face id, which is fetched.
-
-    `weights=False` fetches config and tokenizer alone.
-
-    Raises:
-        ModelError: if it is a path that is not there, no model's file, or an id that cannot be fetched.
-    """
-    path = Path(source).expanduser()
-    if source and os.path.exists(path):
-        if revision is not None:
-            raise ModelError(
-                f"{source} is a local path, which has no revision {revision!r}", "leave out --revision"
-            )
-        path = Path(os.path.abspath(path))
-        if path.is_dir():
-            return Source(path, None, path.name, None)
-        if path.suffix.lower() == ".gguf":
-            return Source(path.parent, path, path.name[: -len(".gguf")], None)
-        if path.suffix.lower() in _PICKLES:
-            raise _pickled(path)
-        raise ModelError(f"{path} is no model", "give a folder, a .gguf file or a Hugging Face id")
-    looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-    suffixes = (".gguf", ".safetensors", *_PICKLES)
-    if not source.strip() or looks_like_a_path or path.suffix.lower() in suffixes:
-        raise ModelError(f"no such file or folder: {source!r}", "check the path, or give a Hugging Face id")
-    folder = _fetch(source, revision, weights)
-    return Source(folder, None, source.rsplit("/", 1)[-1], folder.name)
-
-
-def _fetch(model_id: str, revision: str | None, weights: bool) -> Path:
-    import huggingface_hub as hub
-    from huggingface_hub import errors
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    quiet = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
-    here = "pass a local folder or .gguf file instead"
-    try:
-        patterns = [p for p in _FETCHED if weights or p != "*.safetensors"]
-        folder = hub.snapshot_download(
-            model_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-        )
-    except errors.HFValidationError as error:
-        raise ModelError(f"{model_id!r} is no file, folder or Hugging Face id", here) from error
-    except errors.GatedRepoError as error:
-        what = f"the Hugging Face model {model_id} is gated"
-        raise ModelError(what, "accept its terms on its page and log in with `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{model_id} has no revision {revision!r}", "pass another --revision") from error
-    except errors.RepositoryNotFoundError as error:
-        what = f"no Hugging Face model {model_id!r}, or it is private"
-        raise ModelError(what, f"check the id, log in with `hf auth login`, or {here}") from error
-    except Exception as error:
-        # Offline, no network, a proxy's refusal: many classes of three libraries, one way out.
-        what = f"{model_id!r} is no local path, and it cannot be fetched from Hugging Face ({brief(error)})"
-        raise ModelError(what, f"check the network, or {here}") from error
-    finally:
-        if quiet:
-            enable_progress_bars()
-    return Path(folder)
 
 
 def brief(error: BaseException) -> str:
@@ -210,8 +124,8 @@ def weight_files(folder: Path) -> list[Path]:
         return files
     there = sorted(p for p in folder.iterdir() if p.is_file() and p.name not in _NO_WEIGHTS)
     for file in there:
-        if file.suffix.lower() in _PICKLES:
-            raise _pickled(file)
+        if file.suffix.lower() in PICKLES:
+            raise pickled(file)
     for file in there:
         if file.suffix.lower() in _OTHER_WEIGHTS:
             raise ModelError(f"{file} is no safetensors file", "convert it to safetensors with transformers")
@@ -223,7 +137,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise ModelError(f"{folder} has no weights", "put model.safetensors into it, or pass --random-init SEED")
 
 
-def _pickled(file: Path) -> ModelError:
+def pickled(file: Path) -> ModelError:
     what = f"{file} is a pickle, which can run any code when it is loaded, so it was not opened"
     return ModelError(what, "convert it to safetensors (load it where you trust it and call save_pretrained)")
 
@@ -323,83 +237,13 @@ def read_tensor(folder: Path, name: str, module_name: Callable[[str], str]) -> T
     return tensor
 
 
-def read_gguf_tensor(file: Path, name: str) -> Tensor | None:
-    """The tensor `name` of a GGUF file, dequantised to float32 on the CPU; None where there is none.
-
-    Raises:
-        ModelError: if the file is damaged or the packages that read it are missing.
-    """
-    with gguf_alone(file):
-        # Inside, the package's reader is the one that has read the file.
-        import gguf
-
-        found = next((tensor for tensor in gguf.GGUFReader(file).tensors if tensor.name == name), None)
-        if found is None:
-            return None
-        try:
-            rows = gguf.dequantize(found.data, found.tensor_type)
-        except Exception as error:
-            # Types that the package can name but not read raise whatever it says.
-            what = f"{name} in {file} cannot be read ({brief(error)})"
-            raise ModelError(what, "use a file with another quantisation") from error
-        # A GGUF file gives the fastest axis first, and the rows must outlive the mapped file.
-        shape = tuple(int(size) for size in reversed(found.shape))
-        return torch.from_numpy(rows.astype("float32").reshape(shape))
-
-
-_gguf = threading.RLock()
-
-
-@contextlib.contextmanager
-def gguf_alone(file: Path) -> Iterator[Path]:
-    """A folder that holds nothing but `file`, checked and read once.
-
-    transformers prefers a tokenizer.json or config.json that happens to lie beside a GGUF file, parses the file's
-    metadata, tokenizer included, once for each of five questions, and makes the table of names of all architectures
-    once for every module of the model; all three end here.
-
-    Raises:
-        ModelError: if the file is damaged or the packages that read it are missing.
-    """
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise ModelError(f"{file} is no GGUF file", "fetch it again")
-    try:
-        import accelerate  # type: ignore[import-untyped]  # noqa: F401
-        import gguf
-        from gguf import gguf_reader, tensor_mapping
-    except ImportError as error:
-        what = f"reading {file} needs the packages gguf and accelerate"
-        raise ModelError(what, 'pip install "signarium[gguf]"') from error
-
-    class Reader(gguf_reader.GGUFReader):
-        """Reads fields from a plain view: every slice of a mapped array looks up what it is mapped to."""
-
-        @property
-        def data(self) -> Any:
-            return self._plain
-
-        @data.setter
-        def data(self, mapped: Any) -> None:
-            self._plain = mapped.view(np.ndarray)
-
-    try:
-        reader = Reader(file)
-    except Exception as error:
-        # The reader fails on damage wherever it meets it, with whatever numpy says.
-        raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
-    with tempfile.TemporaryDirectory(prefix="signarium-") as folder:
-        Path(folder, file.name).symlink_to(file)
-        # The package is one for all threads.
-        with (
-            _gguf,
-            mock.patch.multiple(
-                gguf,
-                GGUFReader=lambda *_, **__: reader,
-                get_tensor_name_map=functools.cache(tensor_mapping.get_tensor_name_map),
-            ),
-        ):
-            yield Path(folder)
+def check_finite(name: str, tensor: Tensor, where: Path) -> None:
+    """Raises ModelError if a tensor that was read from `where` holds NaN or infinity."""
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            what = f"{name} in {where} holds NaN or infinity"
+            raise ModelError(what, "fetch the model again")
 
 
 # ---- hashing ------------------------------------------------------------------------------------

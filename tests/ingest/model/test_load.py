@@ -11,7 +11,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from signarium.catalog.errors import ModelError, SiteError
-from signarium.ingest.model.load import find_devices, load_model
+from signarium.ingest.model.devices import find_devices
+from signarium.ingest.model.load import load_model
 from signarium.ingest.model.sites import POINTS
 
 MINILM = tiny.MODELS / "all-minilm-l6-v2"

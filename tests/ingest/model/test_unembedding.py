@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from signarium.catalog.errors import ModelError
-from signarium.ingest.model import weights
+from signarium.ingest.model import gguf, weights
 from signarium.ingest.model.load import load_model
 from signarium.ingest.model.loaded import LoadedModel, token_embedding
 from signarium.ingest.model.sites import Site
@@ -181,7 +181,7 @@ def test_smollm2_is_tied_as_its_file_says() -> None:
     assert is_tied(model)
     assert model.unembedding().shape == (49152, 576)
     # The reader of heads, on the file's one tensor of such a shape: 8 bits a value there.
-    read = weights.read_gguf_tensor(Path(model.source), "token_embd.weight")
+    read = gguf.read_tensor(Path(model.source), "token_embd.weight")
     assert read is not None
     assert torch.equal(read, model.unembedding())
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from signarium.catalog.errors import ModelError
-from signarium.ingest.model import weights
+from signarium.ingest.model import source, weights
 from signarium.ingest.model.load import load_model
 
 LAYER = "model.layers.1.mlp.down_proj.weight"
@@ -70,16 +70,16 @@ def test_a_path_that_is_not_there(source: str, capfd: Any) -> None:
 
 def test_an_existing_path_wins_over_an_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
-    found = weights.find_source("tiny-llama")
+    found = source.find_source("tiny-llama")
     assert (found.folder, found.gguf, found.name, found.revision) == (folder, None, "tiny-llama", None)
     with pytest.raises(ModelError, match="a local path, which has no revision 'main': leave out --revision"):
-        weights.find_source("tiny-llama", "main")
+        source.find_source("tiny-llama", "main")
 
 
 def test_a_gguf_file_names_the_model(tmp_path: Path) -> None:
     file = tmp_path / "Tiny.Q4_1.gguf"
     file.write_bytes(b"GGUF")
-    found = weights.find_source(str(file))
+    found = source.find_source(str(file))
     assert (found.folder, found.gguf, found.name) == (tmp_path, file, "Tiny.Q4_1")
 
 
@@ -154,8 +154,8 @@ def test_pickles_are_named_and_never_opened(folder: Path, name: str, tmp_path: P
     marker = tmp_path / "the pickle ran"
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Bomb(marker)))
-    for source in (folder, folder / name):
-        line = refused(source, capfd)
+    for place in (folder, folder / name):
+        line = refused(place, capfd)
         assert name in line
         assert "convert it to safetensors" in line
     assert not marker.exists()

@@ -1,0 +1,56 @@
+"""What a model was asked for by: a folder, a GGUF file or a Hugging Face id."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...catalog.errors import ModelError
+from . import hub
+from .weights import PICKLES, pickled
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are: a folder, and the GGUF file in it where that is what was asked for."""
+
+    folder: Path
+    gguf: Path | None
+    name: str
+    revision: str | None
+
+    @property
+    def where(self) -> Path:
+        """The file or folder, for messages."""
+        return self.gguf or self.folder
+
+
+def find_source(source: str, revision: str | None = None, weights: bool = True) -> Source:
+    """What `source` means: an existing folder or `.gguf` file, else a Hugging Face id, which is fetched.
+
+    `weights=False` fetches config and tokenizer alone.
+
+    Raises:
+        ModelError: if it is a path that is not there, no model's file, or an id that cannot be fetched.
+    """
+    path = Path(source).expanduser()
+    if source and os.path.exists(path):
+        if revision is not None:
+            raise ModelError(
+                f"{source} is a local path, which has no revision {revision!r}", "leave out --revision"
+            )
+        path = Path(os.path.abspath(path))
+        if path.is_dir():
+            return Source(path, None, path.name, None)
+        if path.suffix.lower() == ".gguf":
+            return Source(path.parent, path, path.name[: -len(".gguf")], None)
+        if path.suffix.lower() in PICKLES:
+            raise pickled(path)
+        raise ModelError(f"{path} is no model", "give a folder, a .gguf file or a Hugging Face id")
+    looks_like_a_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    suffixes = (".gguf", ".safetensors", *PICKLES)
+    if not source.strip() or looks_like_a_path or path.suffix.lower() in suffixes:
+        raise ModelError(f"no such file or folder: {source!r}", "check the path, or give a Hugging Face id")
+    folder = hub.fetch(source, revision, weights)
+    return Source(folder, None, source.rsplit("/", 1)[-1], folder.name)
