@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import absent
 import effort
 import pytest
 from digest import Commands, commands
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """How much is done, before a test is imported; and the folders in memory, before a worker starts."""
     effort.choose(config.getoption("full"))
+    absent.expect_no_pandas()
     if _chooses_folders(config) and _room():
         os.environ[TEMP_ROOT] = str(IN_MEMORY)
 

@@ -20,7 +20,8 @@ def rows_by_id(
         return []
     if len(ids) <= _IN_LIST:
         return connection.execute(f"{query} IN ({', '.join(map(str, ids))}){rest}").fetchall()
-    return connection.execute(f"{query} IN (SELECT unnest(?::BIGINT[])){rest}", [list(ids)]).fetchall()
+    # As one text: DuckDB takes 0.1 ms for each value of a list that is bound.
+    return connection.execute(f"{query} IN (SELECT unnest(?::BIGINT[])){rest}", [str(list(ids))]).fetchall()
 
 
 def tokens_by_id(

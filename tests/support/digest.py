@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import absent
 import numpy as np
 from numpy.typing import NDArray
 
@@ -181,6 +182,7 @@ def commands(folder: Path) -> Iterator[Commands]:
 
 
 def _serve() -> None:
+    absent.expect_no_pandas()
     import alembic.command  # noqa: F401
     import duckdb_sqlalchemy  # noqa: F401
     import torch
