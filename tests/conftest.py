@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import absent
 import effort
@@ -81,6 +82,28 @@ def without_features() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         fewer = [replace(one, usual=one.name in ("types", "states")) for one in stages.LISTED]
         patch.setattr(stages, "LISTED", fewer)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_catalogues(once: Once) -> Iterator[None]:
+    """A new catalogue is a copy of an empty one, which the migrations made once in this run."""
+    from signarium.catalog import surface
+    from signarium.migrations import manage
+
+    migrate = manage.migrate
+    empty = once.folder("empty", lambda home: migrate(home / "empty.duckdb")) / "empty.duckdb"
+    views = surface.fingerprint()
+
+    def copy_or_migrate(path: Path, *args: Any, **options: Any) -> None:
+        # A test that registers a part of its own, or names a revision, has its catalogue made.
+        if args or options or path.exists() or surface.fingerprint() != views:
+            migrate(path, *args, **options)
+        else:
+            shutil.copy(empty, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manage, "migrate", copy_or_migrate)
         yield
 
 
