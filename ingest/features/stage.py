@@ -79,7 +79,7 @@ class FeatureStage:
         self.size = self._size()
 
     def _anchors(self, file: Path | None, vocabulary: anchors.Vocabulary) -> list[anchors.Anchors]:
-        found, notes = anchors.read_categories(file or anchors.DEFAULT)
+        found, notes = anchors.read_categories(file) if file else (anchors.pack(), [])
         resolved, more = anchors.resolve(found, vocabulary)
         self.notes += [*notes, *more] if file is not None or resolved else []
         if not resolved:

@@ -80,7 +80,7 @@ def _maker(source: Source, job: str, progress: Progress) -> Callable[[str], Made
             ],
             [],
         )  # fmt: skip
-    pack, _ = anchors.resolve(anchors.read_categories(anchors.DEFAULT)[0], source.vocabulary, least=2)
+    pack, _ = anchors.resolve(anchors.pack(), source.vocabulary, least=2)
     progress.loading("measuring the baselines of coherence")
     baselines = discovery.Baselines(Spelling(source.strings, pack), ranks, source.seeds, seed)
     names = [source.strings[one] for one in source.seeds]

@@ -19,7 +19,7 @@ from ...catalog.errors import ModelError
 from ..model import weights
 from ..stats.draws import spaced
 from ..stats.paired import Paired
-from ..words.anchors import DEFAULT, Vocabulary, matched, read_categories, resolve
+from ..words.anchors import Vocabulary, matched, pack, resolve
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
@@ -201,7 +201,7 @@ def places_of(
 
 def _words(model: LoadedModel, paired: Paired, limit: int) -> tuple[list[Contrast], list[str]]:
     vocabulary = Vocabulary(model.token_strings())
-    categories, _ = read_categories(DEFAULT)
+    categories = pack()
     anchors, _ = resolve(categories, vocabulary)
     later = paired.positions > 0
     fit = np.zeros(len(later), np.bool_)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..features.prototypes import halves
 from ..stats.draws import rng
 from ..stats.paired import Paired
-from ..words.anchors import DEFAULT, Vocabulary, read_categories, resolve
+from ..words.anchors import Vocabulary, pack, resolve
 
 if TYPE_CHECKING:
     from ..model.loaded import LoadedModel
@@ -81,7 +81,7 @@ def _part(paired: Paired, rows: slice) -> Bools:
 
 
 def _words(model: LoadedModel, paired: Paired, fit: Bools, test: Bools, seed: int) -> list[Label]:
-    categories, _ = read_categories(DEFAULT)
+    categories = pack()
     anchors, _ = resolve(categories, Vocabulary(model.token_strings()), least=_TOKENS)
     there = np.unique(paired.token_ids)
     found = []

@@ -12,6 +12,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def read_categories(path: Path) -> tuple[list[Category], list[str]]:
             continue
         if not name:
             raise InvalidInput(f"line {line} of {file} has a word but no category", "name the category")
-        if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name):
+        if name not in words and any(unicodedata.category(one) in ("Cc", "Zl", "Zp") for one in name):
             raise InvalidInput(
                 f"line {line} of {file} has a control character in the category {name!r}", "take it out"
             )
@@ -81,6 +82,12 @@ def read_categories(path: Path) -> tuple[list[Category], list[str]]:
     if len(again) > _SHOWN:
         notes.append(f"{path.name}: {len(again) - _SHOWN} more categories name a word twice")
     return [Category(name, tuple(each)) for name, each in words.items()], notes
+
+
+@cache
+def pack() -> tuple[Category, ...]:
+    """The categories of the pack that ships, read once in a process."""
+    return tuple(read_categories(DEFAULT)[0])
 
 
 def _text(path: Path, file: str) -> str:
