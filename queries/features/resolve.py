@@ -199,11 +199,9 @@ def features_at(
 
 def rows_of(connection: duckdb.DuckDBPyConnection, feature_ids: Sequence[int]) -> pa.Table:
     """Rows of the view `features`, blobs last, in the order of `feature_ids`."""
-    import pyarrow as pa
-
-    listed = ", ".join(map(str, feature_ids)) or "NULL"
-    table = connection.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM features WHERE feature_id IN ({listed})"
+    listed = ", ".join(map(str, feature_ids))
+    # Ordered by DuckDB: `Table.take` would import pyarrow.compute, which takes longer than the query.
+    return connection.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM features WHERE feature_id IN ({listed or 'NULL'}) "
+        f"ORDER BY list_position([{listed}]::BIGINT[], feature_id)"
     ).to_arrow_table()
-    place = {ident: i for i, ident in enumerate(table.column("feature_id").to_pylist())}
-    return table.take(pa.array([place[ident] for ident in feature_ids], pa.int64()))
