@@ -79,6 +79,7 @@ def ingest(
     The options are those of `signarium ingest --help`. What is in the catalogue already is not done again, and an ingest that
     was cut short is gone on with. Raises a `SignariumError` for anything that the caller can mend.
     """
+    from .catalog.place import given
     from .ingest.request import IngestRequest
     from .ingest.run import ingest
 
@@ -87,7 +88,7 @@ def ingest(
         context=context, device=device, devices=devices, dtype=dtype, batch_tokens=batch_tokens, bos=bos,
         categories=categories, seeds=seeds, random_init=random_init, revision=revision, dry_run=dry_run
     )  # fmt: skip
-    return ingest(db, request, progress)
+    return ingest(given(db), request, progress)
 
 
 class Catalogue:
@@ -98,9 +99,9 @@ class Catalogue:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        from .catalog import store
+        from .catalog import place, store
 
-        self.path = Path(path) if path is not None else store.default_path()
+        self.path = place.given(path if path is not None else store.default_path())
 
     def __repr__(self) -> str:
         return f"signarium.open({str(self.path)!r})"

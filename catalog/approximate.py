@@ -15,7 +15,7 @@ from .codes import Codes, hamming, n_bytes
 from .engines import Distances
 from .engines.flat import faiss
 from .errors import InvalidInput
-from .files import replacing
+from .files import make_folder, opened, replacing
 from .index import CodeIndex, CodeSetInfo, Items, folder
 
 _SAMPLE = 100
@@ -61,8 +61,10 @@ def approximate_index(path: Path, info: CodeSetInfo, exact: CodeIndex) -> Approx
     base = folder(path) / f"{info.code_set_id}.ivf"
     note = base.with_suffix(".ivf.json")
     with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
-        kept = json.loads(note.read_text())
+        with opened(note) as file:
+            kept = json.load(file)
         if kept["state"] == info.state and kept["n"] == info.n:
+            opened(base).close()
             ivf = lib.read_index_binary(str(base))
             if (ivf.ntotal, ivf.code_size) == (info.n, n_bytes(info.width)):
                 return ApproximateIndex(exact, ivf, float(kept["recall"]))
@@ -79,8 +81,8 @@ def approximate_index(path: Path, info: CodeSetInfo, exact: CodeIndex) -> Approx
         ivf.train(codes)
         ivf.add(codes)
     recall = _recall(exact, ivf)
-    with suppress(OSError, RuntimeError):
-        folder(path).mkdir(exist_ok=True)
+    with suppress(OSError, RuntimeError, InvalidInput):
+        make_folder(folder(path))
         with replacing(base, sync=False) as temporary:
             lib.write_index_binary(ivf, str(temporary))
         with replacing(note, sync=False) as temporary:

@@ -103,6 +103,29 @@ class CatalogueBusy(SignariumError):
         )
 
 
+class HeldHere(CatalogueBusy):
+    """This very process has the file open, and not through signarium: waiting would not help."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.holder, self.waited_s = path, "this process", 0.0
+        SignariumError.__init__(
+            self,
+            f"{path} is open in this process already, by DuckDB or otherwise",
+            "close that connection first",
+        )
+
+
+class LeftoverLog(SignariumError):
+    """A log of DuckDB beside the file that does not belong to it as it is."""
+
+    def __init__(self, path: Path, log: Path, why: str) -> None:
+        self.path, self.log = path, log
+        super().__init__(
+            f"{log} does not belong to {path} ({why})",
+            f"move {log.name} away: without it the catalogue is as it was last saved",
+        )
+
+
 class IngestRunning(SignariumError):
     """Another ingest or upgrade works on the same catalogue."""
 

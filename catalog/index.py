@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ from . import bulk, engines, store
 from .codes import Codes, n_bytes
 from .engines import Distances, Rows
 from .engines.flat import faiss
-from .errors import NotFound, SignariumError
-from .files import replacing, sweep
+from .errors import InvalidInput, NotFound, SignariumError
+from .files import make_folder, opened, replacing, sweep
 
 if TYPE_CHECKING:
     import duckdb
@@ -35,6 +36,8 @@ Items = NDArray[np.int64]
 _CACHE = "256MB"
 _SAMPLE_ROWS = 256
 """Rows whose bytes an index file must hold to be trusted: enough to tell another code set's from its own."""
+_NAME = re.compile(r"(\d+)\.(faiss|json|ivf|ivf\.json)")
+"""What we call the files of a code set, and its id in that."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def describe(connection: duckdb.DuckDBPyConnection, where: str, values: Sequence
 def read_manifest(path: Path, info: CodeSetInfo) -> dict[str, Any] | None:
     """What the manifest of a code set's index says; None if there is none for this state of the code set."""
     try:
-        manifest = json.loads((folder(path) / f"{info.code_set_id}.json").read_text())
+        with opened(folder(path) / f"{info.code_set_id}.json") as file:
+            manifest = json.load(file)
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or any(
@@ -143,18 +147,20 @@ def open_index(path: Path, info: CodeSetInfo) -> CodeIndex | None:
     size = n_bytes(info.width)
     header = _header(size, info.n)
     try:
-        with file.open("rb") as handle:
-            begun = handle.read(len(header))
-        if begun != header or file.stat().st_size != len(header) + info.n * size:
-            return None
-        runs = np.array(manifest["items"], dtype=np.int64).reshape(-1, 3)
-        if manifest["sample"] != _sample(runs, file, len(header), info.n, size):
-            return None
-        codes: Codes = (
-            np.memmap(file, dtype=np.uint8, mode="r", offset=len(header), shape=(info.n, size))
-            if info.n
-            else np.empty((0, size), np.uint8)
-        )
+        with opened(file) as handle:
+            if (
+                handle.read(len(header)) != header
+                or os.fstat(handle.fileno()).st_size != len(header) + info.n * size
+            ):
+                return None
+            runs = np.array(manifest["items"], dtype=np.int64).reshape(-1, 3)
+            if manifest["sample"] != _sample(runs, handle, len(header), info.n, size):
+                return None
+            codes: Codes = (
+                np.memmap(handle, dtype=np.uint8, mode="r", offset=len(header), shape=(info.n, size))
+                if info.n
+                else np.empty((0, size), np.uint8)
+            )
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
     return CodeIndex(info.width, codes, runs)
@@ -173,15 +179,14 @@ def _header(size: int, n: int) -> bytes:
     return empty[:12] + count + empty[20:-8] + (n * size).to_bytes(8, "little")
 
 
-def _sample(runs: NDArray[np.int64], file: Path, offset: int, n: int, size: int) -> str:
+def _sample(runs: NDArray[np.int64], file: BinaryIO, offset: int, n: int, size: int) -> str:
     """SHA-256 of the runs of items and of some rows of a file, spread evenly.
 
     Read, not mapped: the kernel may map megabytes around each row that is touched.
     """
     found = hashlib.sha256(runs.tobytes())
-    with file.open("rb") as handle:
-        for row in np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64).tolist():
-            found.update(os.pread(handle.fileno(), size, offset + row * size))
+    for row in np.linspace(0, n - 1, min(_SAMPLE_ROWS, n)).astype(np.int64).tolist():
+        found.update(os.pread(file.fileno(), size, offset + row * size))
     return found.hexdigest()
 
 
@@ -199,7 +204,7 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
     header = _header(size, info.n)
     home = folder(path)
     try:
-        home.mkdir(exist_ok=True)
+        make_folder(home)
         with replacing(home / f"{info.code_set_id}.faiss", sync=False) as temporary:
             with temporary.open("wb") as file:
                 file.write(header)
@@ -207,12 +212,15 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
                     file.write(bulk.read_range(connection, info.code_set_id, size, first, last)[1].tobytes())
             if temporary.stat().st_size != len(header) + info.n * size:
                 raise OSError("it was cut short")
-            sample = _sample(runs, temporary, len(header), info.n, size)
+            with opened(temporary) as file:
+                sample = _sample(runs, file, len(header), info.n, size)
         with replacing(home / f"{info.code_set_id}.json", sync=False) as temporary:
             temporary.write_text(json.dumps({**_identity(info), "sample": sample, "items": runs.tolist()}))
         unsaved = "it changed while it was written"
-        if (opened := open_index(path, info)) is not None:
-            return opened
+        if (made := open_index(path, info)) is not None:
+            return made
+    except InvalidInput as error:
+        unsaved = str(error)
     except OSError as error:
         unsaved = str(getattr(error, "strerror", None) or (str(error).splitlines() or ["?"])[-1])
     _, codes = bulk.read_codes(connection, info.code_set_id, size)
@@ -312,9 +320,13 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
 
 
 def prune(path: Path, keep: Sequence[int]) -> int:
-    """Delete the files of code sets that are not in `keep`; how many files went."""
-    known = {str(one) for one in keep}
-    gone = [one for one in folder(path).glob("*") if one.is_file() and one.name.split(".")[0] not in known]
+    """Delete our files of code sets that are not in `keep`; how many files went. What else lies there stays."""
+    home, known = folder(path), {str(one) for one in keep}
+    gone = []
+    for one in home.glob("*") if not home.is_symlink() else ():
+        named = _NAME.fullmatch(one.name)
+        if named and named[1] not in known and one.is_file() and not one.is_symlink():
+            gone.append(one)
     for one in gone:
         one.unlink(missing_ok=True)
     return len(gone)

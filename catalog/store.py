@@ -7,13 +7,11 @@ A job that writes over a longer time holds `job_lock` instead, which no reader l
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 import os
 import random
 import re
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +21,18 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     CatalogueBusy,
-    CatalogueMissing,
     CatalogueTooNew,
     CatalogueTooOld,
     DiskFull,
-    IngestRunning,
+    HeldHere,
     InvalidInput,
+    LeftoverLog,
     NotACatalogue,
+    SignariumError,
 )
+from .lock import job_lock as job_lock
+from .lock import no_locks
+from .place import is_open_here, must_be_file, sidecar
 from .shadow import STORED, shadow
 
 if TYPE_CHECKING:
@@ -46,13 +48,19 @@ WRITE_WAIT_S = 60.0
 _POOL = "signarium"
 """Under which our connections, and nobody else's, are logged."""
 
-_LOCKED = re.compile(
-    r"Could not set lock|Conflicting lock|different configuration than existing connections"
-    r"|Unique file handle conflict"
-)
+_NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+"""For a file of SQLite, DuckDB would go and look for an extension that can read it."""
+
+_LOCKED = re.compile(r"Could not set lock|Conflicting lock")
+_HERE = re.compile(r"different configuration than existing connections|Unique file handle conflict")
+_OTHER = re.compile(r"not a valid DuckDB database file|Extension .* not found|INSTALL sqlite")
+_LOG = re.compile(r"Failure while replaying WAL file[^:]*: (?P<why>.*)")
 _HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
 _DAMAGED = re.compile(
     r"Corrupt database file|Could not read enough bytes|Failed to deserialize|SerializationException"
+)
+_NO_LOCKS = re.compile(
+    r"Could not set lock.*(No locks available|not supported|not implemented)", re.IGNORECASE
 )
 _NO_SPACE = re.compile(
     r"No space left|File too large|disk quota|not enough space|Could not write", re.IGNORECASE
@@ -80,12 +88,6 @@ def wait_seconds(default: float) -> float:
     return seconds
 
 
-def sidecar(path: Path, suffix: str) -> Path:
-    """A companion of the catalogue: `NAME.duckdb` + `suffix`, beside the file itself if `path` is a link."""
-    real = path.resolve()
-    return real.with_name(real.name + suffix)
-
-
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C is a KeyboardInterrupt: where it meets a query, DuckDB makes a RuntimeError of it."""
@@ -106,7 +108,7 @@ def create_engine(path: Path) -> Engine:
 
     # The block size counts when the file is made. Vacuuming would merge the ragged row groups that shards leave, by
     # rewriting full ones at every commit: seen to cost a third of the file.
-    settings = {"default_block_size": BLOCK_BYTES, "max_vacuum_tasks": 0}
+    settings = {"default_block_size": BLOCK_BYTES, "max_vacuum_tasks": 0, **_NO_EXTENSIONS}
     logger = logging.getLogger(f"{NullPool.__module__}.{NullPool.__qualname__}.{_POOL}")
     logger.addFilter(_is_no_interrupt)
     return sqlalchemy.create_engine(
@@ -134,9 +136,15 @@ class _Gate:
         self._readers = self._waiting = 0
         self._written = False
 
+    @property
+    def held(self) -> bool:
+        """Whether a thread of this process reads or writes."""
+        return self._written or self._readers > 0
+
     @contextmanager
     def hold(self, path: Path, write: bool, limit: float) -> Iterator[None]:
-        """Raises CatalogueBusy if others hold the file for longer than `limit` seconds."""
+        """Raises CatalogueBusy if others hold the file for longer than `limit` seconds, HeldHere if something else in
+        this process has it open."""
         with self._changed:
             self._waiting += write
             try:
@@ -150,7 +158,11 @@ class _Gate:
                 raise CatalogueBusy(path, "another thread of this process", limit)
             self._written = write
             self._readers += not write
+            alone = write or self._readers == 1
         try:
+            if alone and is_open_here(path):
+                # DuckDB would open it a second time if it goes by another name, and drop its locks in closing that.
+                raise HeldHere(path)
             yield
         finally:
             with self._changed:
@@ -163,13 +175,19 @@ _gates: dict[Path, _Gate] = {}
 _gates_lock = threading.Lock()
 
 
-@contextmanager
-def _gate(path: Path, write: bool, limit: float) -> Iterator[None]:
-    real = path.resolve()
+def _gate(path: Path) -> _Gate:
     with _gates_lock:
-        gate = _gates.setdefault(real, _Gate())
-    with gate.hold(path, write, limit):
-        yield
+        return _gates.setdefault(path.resolve(), _Gate())
+
+
+def must_not_be_written_here(path: Path) -> None:
+    """Refuse a file that no other process can open, since this one has it open for writing, and not through us.
+
+    Raises:
+        HeldHere: at once.
+    """
+    if not _gate(path).held and is_open_here(path, to_write=True):
+        raise HeldHere(path)
 
 
 @contextmanager
@@ -180,9 +198,9 @@ def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnectio
         CatalogueMissing, NotACatalogue, CatalogueBusy: if the file cannot be opened.
         CatalogueTooOld, CatalogueTooNew: if `check` and the schema is not this program's.
     """
-    _must_be_file(path)
+    must_be_file(path)
     with (
-        _gate(path, False, wait_seconds(READ_WAIT_S)),
+        _gate(path).hold(path, False, wait_seconds(READ_WAIT_S)),
         interruptible(),
         _reading(path, check) as connection,
     ):
@@ -197,7 +215,7 @@ def _reading(path: Path, check: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     pause = 0.005
     while True:
         try:
-            connection = duckdb.connect(str(path.resolve()), read_only=True)
+            connection = duckdb.connect(str(path.resolve()), read_only=True, config=_NO_EXTENSIONS)
             break
         except duckdb.Error as error:
             pause = _wait_or_raise(path, error, started, wait_seconds(READ_WAIT_S), pause)
@@ -226,8 +244,12 @@ def writing(path: Path, check: bool = True) -> Iterator[Session]:
     Raises:
         The errors of `reading`, and DiskFull if the disk fills up before the commit.
     """
-    _must_be_file(path)
-    with _gate(path, True, wait_seconds(WRITE_WAIT_S)), interruptible(), _writing(path, check) as session:
+    must_be_file(path)
+    with (
+        _gate(path).hold(path, True, wait_seconds(WRITE_WAIT_S)),
+        interruptible(),
+        _writing(path, check) as session,
+    ):
         yield session
 
 
@@ -274,52 +296,6 @@ def _writing(path: Path, check: bool) -> Iterator[Session]:
         engine.dispose()
 
 
-@contextmanager
-def job_lock(path: Path) -> Iterator[None]:
-    """Held by an ingest or an upgrade for as long as it works; released by the system if it is killed.
-
-    Raises:
-        IngestRunning: if another process holds it.
-    """
-    file = sidecar(path, ".lock")
-    handle = _take_lock(path, file)
-    try:
-        with suppress(OSError):
-            # Only to name the holder; a full disk must not stop a job that may not need it.
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        # While it is held: whoever waits on this file finds it gone and opens the next one.
-        file.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _take_lock(path: Path, file: Path) -> int:
-    """The handle of `file`, locked."""
-    while True:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise InvalidInput(
-                f"cannot write beside {path} ({error.strerror})",
-                "pass --db PATH in a folder that you may write to",
-            ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The holder before us may have removed the file between our opening and locking it.
-            if os.path.samestat(os.fstat(handle), os.stat(file)):
-                return handle
-        except BlockingIOError as error:
-            pid = os.pread(handle, 32, 0).decode(errors="replace").strip()
-            os.close(handle)
-            raise IngestRunning(path, f"PID {pid}" if pid else "another process") from error
-        except FileNotFoundError:
-            pass
-        os.close(handle)
-
-
 def check_revision(path: Path, revision: str) -> None:
     """Raise CatalogueTooOld or CatalogueTooNew unless `revision` is this program's."""
     from .revisions import HEAD, REVISIONS
@@ -336,29 +312,6 @@ def is_disk_full(error: Exception) -> bool:
     return bool(_NO_SPACE.search(str(error)))
 
 
-def _must_be_file(path: Path) -> None:
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise CatalogueMissing(path) from None
-    except OSError as error:
-        raise InvalidInput(f"{path} may not be opened ({(error.strerror or str(error)).lower()})") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise NotACatalogue(
-            path, "it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no ordinary file"
-        )
-    if found.st_size == 0:
-        raise NotACatalogue(path, "it is empty")
-    try:
-        with path.open("rb") as handle:
-            magic = handle.read(12)[8:]
-    except OSError as error:
-        raise InvalidInput(f"{path} may not be opened ({(error.strerror or str(error)).lower()})") from error
-    # For a file of SQLite, DuckDB would go and look for an extension that can read it.
-    if magic != b"DUCK":
-        raise NotACatalogue(path, "not a DuckDB file")
-
-
 def _cause(error: Exception) -> Exception:
     return getattr(error, "orig", None) or error
 
@@ -366,8 +319,8 @@ def _cause(error: Exception) -> Exception:
 def _wait_or_raise(path: Path, error: Exception, started: float, limit: float, pause: float) -> float:
     """Sleep if `error` is about the lock and time is left; the next pause. Else raise what it means."""
     text = str(error)
-    if not _LOCKED.search(text):
-        raise _not_opened(path, text) from error
+    if not _LOCKED.search(text) or _NO_LOCKS.search(text):
+        raise not_opened(path, text) from error
     waited = time.monotonic() - started
     if waited >= limit:
         found = _HOLDER.search(text)
@@ -378,12 +331,19 @@ def _wait_or_raise(path: Path, error: Exception, started: float, limit: float, p
     return min(pause * 1.6, 0.1)
 
 
-def _not_opened(path: Path, text: str) -> Exception:
+def not_opened(path: Path, text: str) -> SignariumError:
+    """What DuckDB's message means that it gave instead of opening the file."""
+    if without := _NO_LOCKS.search(text):
+        return no_locks(path, without[1].lower())
+    if _HERE.search(text):
+        return HeldHere(path)
     if "Permission denied" in text:
         return InvalidInput(f"{path} may not be opened (permission denied)")
     if _NO_SPACE.search(text):
         return DiskFull(path, during=True)
-    if "not a valid DuckDB database file" in text:
+    if log := _LOG.search(text):
+        return LeftoverLog(path, sidecar(path, ".wal"), _first_line(log["why"]))
+    if _OTHER.search(text):
         return NotACatalogue(path, "not a DuckDB file")
     if "newer version" in text or "can only read versions" in text:
         return NotACatalogue(path, "written by a newer DuckDB; upgrade duckdb")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from ..catalog import bulk, schema, store
 from ..catalog.errors import SignariumError
+from ..catalog.files import remove_folder
 from .model.sites import Site
 
 if TYPE_CHECKING:
@@ -148,9 +148,7 @@ def scratch(path: Path, run_id: str) -> Path:
 
 def clear(path: Path, run_id: str) -> None:
     """Delete the scratch files of a run that is done, or that has not begun."""
-    folder = scratch(path, run_id)
-    if folder.exists():
-        shutil.rmtree(folder)
+    remove_folder(scratch(path, run_id))
 
 
 def clear_complete(path: Path, model_id: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from contextlib import suppress
+import subprocess
+import sys
 from pathlib import Path
 
 import sqlalchemy
@@ -23,6 +24,7 @@ from ..catalog.errors import (
     SignariumError,
 )
 from ..catalog.files import replacing
+from ..catalog.place import must_have_no_log
 from ..catalog.shadow import STORED
 
 SCRIPTS = Path(__file__).parent
@@ -72,13 +74,12 @@ def ensure(path: Path) -> bool:
         return False
     except CatalogueMissing:
         pass
-    fresh = store.sidecar(path, ".new")
+    must_have_no_log(path)
     try:
-        _remove(fresh)
-        # DuckDB's message for a folder that is missing or may not be written to is not for users.
-        os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT, 0o644))
-        fresh.unlink()
-        with replacing(path.resolve(), fresh):
+        with replacing(path.resolve()) as fresh:
+            # DuckDB's message for a folder that is missing or may not be written to is not for users.
+            os.close(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            fresh.unlink()
             migrate(fresh)
             _must_be_complete(fresh)
     except OSError as error:
@@ -87,9 +88,6 @@ def ensure(path: Path) -> bool:
         if store.is_disk_full(error):
             raise DiskFull(path, during=True) from error
         raise
-    finally:
-        with suppress(OSError):
-            _remove(fresh)
     return True
 
 
@@ -117,22 +115,19 @@ def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
                 pass
             if log.exists():
                 raise DiskFull(path, during=True)
-        copy = store.sidecar(path, ".upgrading")
-        backup = store.sidecar(path, f".{revision}.bak")
         try:
-            _remove(copy)
             needed, free = 2 * file.stat().st_size, shutil.disk_usage(file.parent).free
             if free < needed:
                 raise DiskFull(path, needed, free)
-            with replacing(file, copy):
+            with replacing(file) as copy:
                 # Under the read lock no writer changes the file while it is copied.
                 with store.reading(path, check=False):
-                    shutil.copy2(file, copy)
+                    _copy(file, copy)
                 migrate(copy, scripts=scripts)
                 _must_be_complete(copy)
                 if _revision(copy) != known[-1]:
                     raise MigrationFailed(path, "the copy is not at the newest schema afterwards")
-                _keep(file, backup)
+                backup = _keep(file, revision)
         except SignariumError:
             raise
         except OSError as error:
@@ -141,8 +136,6 @@ def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
             if store.is_disk_full(error):
                 raise DiskFull(path, during=True) from error
             raise MigrationFailed(path, (str(error).splitlines() or [type(error).__name__])[0]) from error
-        finally:
-            _remove(copy)
         return backup
 
 
@@ -157,14 +150,46 @@ def _must_be_complete(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _keep(file: Path, backup: Path) -> None:
-    """A second name for the file as it is: what comes next replaces it and does not write to it."""
-    with replacing(backup, store.sidecar(file, ".keeping"), sync=False) as temporary:
+def _keep(file: Path, revision: str) -> Path:
+    """A second name for the file as it is, which nothing has yet: what comes next replaces it and does not write to it."""
+    number = 0
+    while True:
+        number += 1
+        backup = store.sidecar(file, f".{revision}.{number}.bak" if number > 1 else f".{revision}.bak")
         try:
-            os.link(file, temporary)
+            os.link(file, backup)
+        except FileExistsError:
+            # A try that was killed may have left it.
+            if not os.path.samestat(file.stat(), backup.lstat()):
+                continue
         except OSError:
             # Some file systems have no hard links.
-            shutil.copy2(file, temporary)
+            if os.path.lexists(backup):
+                continue
+            with replacing(backup, sync=False) as made:
+                _copy(file, made)
+        return backup
+
+
+_COPY = """
+import shutil, sys
+try:
+    shutil.copy2(*sys.argv[1:])
+except OSError as error:
+    sys.exit(error.errno or 1)
+"""
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """Copies a catalogue, in a process of its own: closing the file here would drop the locks that this one has on it."""
+    child = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", _COPY, file, copy],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    if child.returncode:
+        number = child.returncode if child.returncode > 0 else errno.EINTR
+        raise OSError(number, os.strerror(number), str(copy))
 
 
 def _cannot_write(path: Path, error: OSError) -> SignariumError:
@@ -174,8 +199,3 @@ def _cannot_write(path: Path, error: OSError) -> SignariumError:
         f"cannot write at {path} ({error.strerror or error})",
         "pass --db PATH in a folder that you may write to",
     )
-
-
-def _remove(path: Path) -> None:
-    for one in (path, store.sidecar(path, ".wal")):
-        one.unlink(missing_ok=True)

@@ -257,8 +257,8 @@ def _open(engine: Any, request: dict[str, Any], threads: int) -> duckdb.DuckDBPy
             message = str(error)
             if isinstance(error, engine.OutOfMemoryException) or "bad_alloc" in message:
                 raise Stop("memory") from None
-            if "Could not set lock" not in message and "Conflicting lock" not in message:
-                raise Stop("unreadable", message=message) from None
+            if "Could not set lock" not in message or "No locks" in message:
+                raise Stop("unopened", message=message) from None
             waited = time.monotonic() - start
             if waited >= request["wait"]:
                 found = re.search(r"held in (.+?) \(PID (\d+)\)", message)

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from ..catalog import store
 from ..catalog.errors import (
     CatalogueBusy,
-    CatalogueMissing,
     InvalidInput,
     NotACatalogue,
     QueryFailed,
@@ -33,6 +32,7 @@ from ..catalog.errors import (
     QueryRefused,
     SignariumError,
 )
+from ..catalog.place import must_be_file
 from ..catalog.text import visible
 from .sandbox import CHUNK, DATA, DONE, FAILED, HEADER, OPENED
 
@@ -209,10 +209,8 @@ class _Job:
         if os.name != "posix":
             raise InvalidInput("sql needs Linux or macOS", "run it there")
         self.path = Path(path)
-        if self.path.is_dir():
-            raise NotACatalogue(self.path, "a folder")
-        if not self.path.exists():
-            raise CatalogueMissing(self.path)
+        must_be_file(self.path)
+        store.must_not_be_written_here(self.path)
         if not 0 < limits.timeout < 1e6:
             raise InvalidInput(f"timeout {limits.timeout} cannot be used", "give a number of seconds above 0")
         try:
@@ -379,6 +377,8 @@ class _Job:
             return self._too_much_memory()
         if kind == "busy":
             return CatalogueBusy(self.path, _holder(told), float(told.get("waited", self.wait)))
+        if kind == "unopened":
+            return store.not_opened(self.path, message)
         if kind == "unreadable":
             return NotACatalogue(self.path, one_line(message))
         return QueryFailed(one_line(message))

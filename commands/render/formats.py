@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from ...catalog.errors import InvalidInput
-from ...catalog.files import replacing
+from ...catalog.files import replacing, sweep
 from ...catalog.text import visible
 from . import TABLE_ROWS
 from .tables import table_lines
@@ -192,10 +191,11 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as stream:
             yield stream
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path = path.resolve()  # the file behind a link, and not the link
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(stack.enter_context(replacing(path, part, sync=False)).open("wb"))
+            sweep(path.parent, path.name)
+            file = stack.enter_context(stack.enter_context(replacing(path, sync=False)).open("wb"))
         except OSError as error:
             raise InvalidInput(
                 f"cannot write {path} ({error.strerror})", "name another file for --output"

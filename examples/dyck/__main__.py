@@ -110,7 +110,7 @@ def write_text(path: Path, n: int, kind: str = task.KINDS[0], seed: int = 0) -> 
     if n < 1:
         raise InvalidInput(f"{n} sequences are no text", "pass --text 1 or more")
     rows = task.text(task.held_out_rows(kind, n, _TEXT_SEED + seed))
-    with replacing(path) as new:
+    with replacing(path.resolve()) as new:
         new.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), "utf-8")
     click.echo(f"{path}: {n:,} sequences, {sum(map(len, rows)):,} brackets")
 

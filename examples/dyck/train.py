@@ -173,7 +173,7 @@ class _Run:
             "passed": self.passed, "best_step": self.best_step, "history": json.dumps(self.history),
             "model": self.model.state_dict(), "best": self.best, "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        with replacing(path, path.with_suffix(".state.new")) as new:
+        with replacing(path) as new:
             torch.save(state, new)
 
     def restore(self, path: Path) -> None:

@@ -9,7 +9,6 @@ for figures only, so they are gone when the ingest ends; seeds are stored.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from ...catalog import store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull
+from ...catalog.files import make_scratch, remove_folder
 from ...catalog.ids import digest
 from ..model.sites import Site
 from ..passes.forward import one_pass
@@ -97,7 +97,7 @@ class ControlCodes:
         if site not in self._rotations:
             self._rotations[site] = Rotations(self.widths[site], moments, x.device)
         try:
-            self.folder.mkdir(exist_ok=True)
+            make_scratch(self.folder)
             found = self._rotations[site].codes(x)
             for (basis, centre), codes in found.items():
                 file = self._file(site, basis, centre)
@@ -186,8 +186,4 @@ def folder(path: Path, model_id: str) -> Path:
 
 def clear(path: Path, model_id: str) -> None:
     """Delete them."""
-    if (found := folder(path, model_id)).exists():
-        # Killed half way, what is left must not pass for whole.
-        for mark in found.glob("done-*"):
-            mark.unlink()
-        shutil.rmtree(found)
+    remove_folder(folder(path, model_id))

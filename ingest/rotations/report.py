@@ -91,7 +91,7 @@ def write_matrices(path: Path, run_id: str, output: Path) -> list[Path]:
     for site, width, matrix in rows:
         file = files[site]
         try:
-            with replacing(file, file.with_name(file.name + ".part")) as part, part.open("wb") as handle:
+            with replacing(file.resolve()) as part, part.open("wb") as handle:
                 np.save(handle, np.frombuffer(matrix, "<f4").reshape(width, width))
         except OSError as error:
             raise InvalidInput(

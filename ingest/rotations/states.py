@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...catalog.errors import DiskFull, ModelError, option
+from ...catalog.files import make_scratch, remove_folder
 from ..model.sites import Site
 from ..passes.gather import Windows, record, row_starts, split, sum_of
 from ..progress import Progress
@@ -75,7 +75,7 @@ class States:
         Raises:
             ModelError: if a state is NaN or infinity.
         """
-        self.folder.mkdir(exist_ok=True)
+        make_scratch(self.folder)
         todo = {end: [site for site in sites if not self._mark(end, site).exists()] for end in (0, 1)}
         passes = [end for end, missing in todo.items() if missing]
         if not passes:
@@ -112,7 +112,8 @@ class States:
 
     def remove(self) -> None:
         """Delete the files."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(self.folder)
 
     @contextmanager
     def removed(self) -> Iterator[None]:

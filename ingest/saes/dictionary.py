@@ -294,7 +294,7 @@ def save(file: Path, dictionary: Dictionary) -> None:
     header = json.dumps({"__metadata__": metadata} | json.loads(made[8 : 8 + length])).encode()
     header += b" " * (-len(header) % 8)
     try:
-        with replacing(file, file.with_name(f".{file.name}.new")) as new, new.open("wb") as stream:
+        with replacing(file.resolve()) as new, new.open("wb") as stream:
             stream.write(len(header).to_bytes(8, "little") + header)
             stream.write(memoryview(made)[8 + length :])
     except OSError as error:

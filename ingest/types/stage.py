@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from ...catalog import bulk, schema, store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull, InvalidInput, option
-from ...catalog.files import replacing
+from ...catalog.files import make_scratch, replacing
 from .. import size as sizes
 from ..job import Context, Done, See, Watch
 from ..journal import Journal, RunSpec, Shard, scratch
@@ -142,7 +142,7 @@ def run_types(
     bos = model.bos_id if spec.job == "types_bos" else None
     seen_by = seen_by if spec.job == "types" else ()
     try:
-        folder.mkdir(exist_ok=True)
+        make_scratch(folder)
     except OSError as error:
         raise DiskFull(folder, during=True) from error
     clocks = {a: (Clock(), 0.0) for a, _ in bounds}
@@ -288,7 +288,7 @@ def _save(file: Path, made: _Computed) -> None:
         for key, value in vars(made.statistics[name]).items():
             tensors[f"{name}/{key}"] = torch.as_tensor(value)
     try:
-        with replacing(file, file.with_name(file.name + ".tmp"), sync=False) as temporary:
+        with replacing(file, sync=False) as temporary:
             save_file(tensors, str(temporary))
     except (OSError, SafetensorError) as error:
         raise DiskFull(file.parent, during=True) from error

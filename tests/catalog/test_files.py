@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from signarium.catalog.files import replacing, sweep
+from signarium.catalog import files
+from signarium.catalog.errors import InvalidInput
+from signarium.catalog.files import make_scratch, remove_folder, replacing, sweep
 
 
 def names(folder: Path) -> list[str]:
@@ -38,13 +40,19 @@ def test_nothing_is_left_of_what_fails(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.json"]
 
 
-def test_a_name_that_a_later_try_finds(tmp_path: Path) -> None:
-    left = tmp_path / "a.new"
-    left.write_text("of a process that was killed")
-    with replacing(tmp_path / "a", left) as temporary:
-        assert temporary == left and not left.exists()
-        left.write_text("new")
-    assert names(tmp_path) == ["a"]
+@pytest.mark.parametrize("kind", ["a link", "a pipe", "a folder"])
+def test_only_a_file_is_replaced(tmp_path: Path, kind: str) -> None:
+    final, other = tmp_path / "a", tmp_path / "other"
+    other.write_text("theirs")
+    make = {
+        "a link": lambda: final.symlink_to(other),
+        "a pipe": lambda: os.mkfifo(final),
+        "a folder": final.mkdir,
+    }
+    make[kind]()
+    with pytest.raises(OSError, match=f"it is {kind}"), replacing(final) as made:
+        made.write_text("new")
+    assert names(tmp_path) == ["a", "other"] and other.read_text() == "theirs"
 
 
 def test_sweeping_spares_the_living(tmp_path: Path) -> None:
@@ -52,8 +60,43 @@ def test_sweeping_spares_the_living(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    kept = ["a.json", f"a.json.{os.getpid()}.0123abcd.tmp", "short.tmp", "a.json.x.0123abcd.tmp"]
-    for name in (*kept, f"a.json.{child}.0123abcd.tmp"):
+    alive = files.temporary(tmp_path / "a.json").name
+    dead = alive.replace(f".{os.getpid()}.", f".{child}.")
+    machine = dead.split(".")[-2]
+    elsewhere = dead.replace(machine, f"{int(machine, 16) ^ 0xFFFF0000:08x}")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / dead).touch()
+    kept = ["a.json", alive, elsewhere, "short.tmp", dead.replace(str(child), "x"), f"{dead}.txt", f"b{dead}"]
+    for name in (*kept, dead, f"{dead}.wal"):
         (tmp_path / name).touch()
-    sweep(tmp_path)
-    assert names(tmp_path) == sorted(kept)
+    # A link of such a name is somebody's, and so is what it leads to.
+    linked = dead.replace("a.json", "a.link")
+    (tmp_path / linked).symlink_to(theirs)
+    folder = tmp_path / dead.replace("a.json", "a.folder")
+    folder.mkdir()
+    (folder / "part").touch()
+    sweep(tmp_path, "a.")
+    assert names(tmp_path) == sorted([*kept, linked, "theirs"])
+    assert names(theirs) == [dead]
+
+
+def test_scratch_is_ours_alone(tmp_path: Path) -> None:
+    """Its files are written over where they lie, so none may be another's."""
+    theirs, scratch = tmp_path / "theirs", tmp_path / "scratch"
+    theirs.mkdir()
+    (theirs / "a").write_text("theirs")
+    scratch.symlink_to(theirs)
+    with pytest.raises(InvalidInput, match="scratch is a link where a folder should be"):
+        make_scratch(scratch)
+    remove_folder(scratch)
+    assert names(theirs) == ["a"]
+    scratch.unlink()
+    make_scratch(scratch)
+    for link in (os.symlink, os.link):
+        link(theirs / "a", scratch / "a")
+        with pytest.raises(InvalidInput, match="is not a file that signarium made"):
+            make_scratch(scratch)
+        remove_folder(scratch)
+        assert names(tmp_path) == ["theirs"] and names(theirs) == ["a"]
+        make_scratch(scratch)

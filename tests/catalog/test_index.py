@@ -23,6 +23,7 @@ from signarium.catalog import bulk, engines, index, schema, store
 from signarium.catalog.codes import hamming, n_bytes
 from signarium.catalog.engines import flat, shards
 from signarium.catalog.errors import InvalidInput, NotFound
+from signarium.catalog.files import temporary
 from signarium.catalog.ids import PLACE_BITS
 from signarium.catalog.index import CodeIndex, CodeSetInfo
 
@@ -317,16 +318,43 @@ def test_leftovers_go(catalogue: small.Small) -> None:
     ended = small.python("pass")
     ended.communicate()
     ident = catalogue.sets[KEY]
-    dead, alive = (home / f"{ident}.faiss.{pid}.0a1b2c3d.tmp" for pid in (ended.pid, os.getpid()))
-    unknown = home / "12345.faiss"
-    for one in (dead, alive, unknown):
+    alive = temporary(home / f"{ident}.faiss")
+    dead = home / alive.name.replace(f".{os.getpid()}.", f".{ended.pid}.")
+    unknown, note = home / "12345.faiss", home / "12345.ivf.json"
+    # Whatever else lies there is somebody's.
+    others = [home / name for name in ("thesis.docx", "12345.faiss.txt", "a.json", "12345.json.bak")]
+    for one in (dead, alive, unknown, note, *others):
         one.write_text("")
     index.build_all(catalogue.path, "m0")
-    assert [one.exists() for one in (dead, alive, unknown)] == [False, True, True]
+    assert [one.exists() for one in (dead, alive, unknown, note)] == [False, True, True, True]
     index.build_all(catalogue.path)
-    assert [one.exists() for one in (alive, unknown)] == [True, False]
-    assert index.prune(catalogue.path, []) == 2 * len(catalogue.sets) + 1
-    assert list(home.iterdir()) == []
+    assert [one.exists() for one in (alive, unknown, note)] == [True, False, False]
+    assert index.prune(catalogue.path, []) == 2 * len(catalogue.sets)
+    assert sorted(home.iterdir()) == sorted([alive, *others])
+
+
+def test_nothing_is_changed_through_a_link(catalogue: small.Small, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    before = {name: name.encode() for name in ("thesis.docx", "1.faiss", f"{catalogue.sets[KEY]}.faiss")}
+    for name, content in before.items():
+        (theirs / name).write_bytes(content)
+    index.folder(catalogue.path).symlink_to(theirs)
+    notes = index.build_all(catalogue.path)
+    assert len(notes) == len(catalogue.sets) and all("is a link" in note for note in notes)
+    # It is searched all the same, from memory.
+    assert check(catalogue, KEY).unsaved
+    assert {one.name: one.read_bytes() for one in theirs.iterdir()} == before
+
+
+@pytest.mark.parametrize("ending", ["faiss", "json"])
+def test_a_pipe_is_not_waited_for(catalogue: small.Small, ending: str) -> None:
+    check(catalogue, KEY)
+    file = index.folder(catalogue.path) / f"{catalogue.sets[KEY]}.{ending}"
+    file.unlink()
+    os.mkfifo(file)
+    assert "it is a pipe" in str(check(catalogue, KEY).unsaved)
+    assert file.is_fifo()
 
 
 BUILD = """

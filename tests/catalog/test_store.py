@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import resource
@@ -76,7 +78,7 @@ def revision(statement: str) -> Callable[[Path], None]:
 WRONG: dict[str, tuple[Callable[[Path], object], type[SignariumError], str]] = {
     "missing": (lambda p: None, CatalogueMissing, "no catalogue at"),
     "folder": (lambda p: p.mkdir(), NotACatalogue, "folder"),
-    "pipe": (lambda p: os.mkfifo(p), NotACatalogue, "no ordinary file"),
+    "pipe": (lambda p: os.mkfifo(p), NotACatalogue, "a pipe"),
     "dangling link": (lambda p: p.symlink_to("nowhere"), CatalogueMissing, "no catalogue at"),
     "link to itself": (lambda p: p.symlink_to(p), InvalidInput, "may not be opened"),
     "empty": (lambda p: p.write_bytes(b""), NotACatalogue, "empty"),
@@ -370,6 +372,57 @@ def test_a_lock_that_cannot_be_made(tmp_path: Path) -> None:
         store.job_lock(tmp_path / "file" / "c.duckdb"),
     ):
         pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize("kind", ["a link", "a dangling link", "a hard link", "a pipe", "a folder", "a note"])
+def test_what_is_not_our_lock_stays(path: Path, tmp_path: Path, kind: str) -> None:
+    lock, theirs = store.sidecar(path, ".lock"), tmp_path / "theirs"
+    if kind != "a dangling link":
+        theirs.write_text("12345 important things\n")
+    make: dict[str, Callable[[], object]] = {
+        "a link": lambda: lock.symlink_to(theirs),
+        "a dangling link": lambda: lock.symlink_to(theirs),
+        "a hard link": lambda: os.link(theirs, lock),
+        "a pipe": lambda: os.mkfifo(lock),
+        "a folder": lock.mkdir,
+        "a note": lambda: lock.write_text("12345\nis the number of the safe"),
+    }
+    make[kind]()
+    names = sorted(tmp_path.iterdir())
+    refused = pytest.raises(InvalidInput, match="where the lock of a job should be: move it away")
+    with refused, store.job_lock(path):
+        pytest.fail("it was taken")
+    assert sorted(tmp_path.iterdir()) == names
+    assert kind == "a dangling link" or theirs.read_text() == "12345 important things\n"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks(path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(InvalidInput, match=r"has no file locks .* could write at once: put the"),
+        store.job_lock(path),
+    ):
+        pytest.fail("it was taken")
+
+
+def test_a_disk_without_locks_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for says in (
+        "No locks available. See also https://duckdb.org/docs/stable/connect/concurrency",
+        "File locks are not supported for this file system, cannot open the file in read-write mode.",
+    ):
+
+        def refuse(*_: object, says: str = says, **__: object) -> None:
+            raise duckdb.IOException(f'IO Error: Could not set lock on file "{path}": {says}')
+
+        monkeypatch.setattr(duckdb, "connect", refuse)
+        begun = time.monotonic()
+        with pytest.raises(InvalidInput, match="has no file locks"), store.reading(path):
+            pytest.fail("it was opened")
+        assert time.monotonic() - begun < 1
 
 
 # ---- one transaction ----------------------------------------------------------------------------

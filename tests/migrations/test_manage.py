@@ -24,6 +24,7 @@ from signarium.catalog.errors import (
     CatalogueTooNew,
     IngestRunning,
     InvalidInput,
+    LeftoverLog,
     MigrationFailed,
     NotACatalogue,
     SignariumError,
@@ -143,6 +144,9 @@ def test_upgrade_keeps_rows_and_a_backup(filled: small.Small, tmp_path: Path) ->
     assert all(one.ok for one in verify.verify(backup))
     # Again: nothing to do.
     new = path.read_bytes()
+    assert manage._keep(path, revisions.HEAD) == path.with_name(BACKUP.replace(".bak", ".2.bak"))
+    assert backup.read_bytes() == old
+    path.with_name(BACKUP.replace(".bak", ".2.bak")).unlink()
     assert manage.upgrade(path, tmp_path / "scripts") is None
     assert (path.read_bytes(), names(path)) == (new, ["c.duckdb", BACKUP])
 
@@ -250,7 +254,7 @@ def test_kill_in_the_middle_of_an_upgrade(warm: Commands, filled: small.Small, t
         # And the same command goes on from there.
         manage.upgrade(path, made)
         assert revision(path) == "later"
-        assert not [name for name in names(path) if "upgrading" in name or name.endswith((".wal", ".tmp"))]
+        assert not [name for name in names(path) if name.endswith((".wal", ".tmp"))]
     assert revisions.HEAD in states
 
 
@@ -261,10 +265,10 @@ def test_kill_at_each_step_of_the_exchange(
     """The moments that random kills seldom hit: the process dies as it calls, or right after."""
     path, made = filled.path, scripts(tmp_path)
     patch = {
-        "copy": "manage.shutil.copy2 = die",
+        "copy": "manage._copy = die",
         "keep": "manage.os.link = die",
         "replace": "manage.os.replace = die",
-        "between": "real = os.replace\ndef once(*a):\n    real(*a)\n    die()\nmanage.os.replace = once",
+        "between": "real = os.link\ndef once(*a):\n    real(*a)\n    die()\nmanage.os.link = once",
     }[at]
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom signarium.migrations import manage\n"
@@ -295,12 +299,18 @@ def test_ensure_twice(tmp_path: Path) -> None:
     assert len(before) < 1_250_000
 
 
-def test_ensure_over_leftovers(tmp_path: Path) -> None:
+def test_ensure_beside_others(tmp_path: Path) -> None:
     path = tmp_path / "c.duckdb"
-    for suffix in (".new", ".new.wal"):
-        store.sidecar(path, suffix).write_bytes(b"half a file")
+    others = ["c.duckdb.new", "c.duckdb.new.wal", "c.duckdb.upgrading"]
+    for name in others:
+        path.with_name(name).write_bytes(b"somebody's")
     assert manage.ensure(path)
-    assert names(path) == ["c.duckdb"]
+    assert names(path) == ["c.duckdb", *others]
+    path.rename(tmp_path / "moved.duckdb")
+    store.sidecar(path, ".wal").write_bytes(b"a log")
+    with pytest.raises(LeftoverLog, match="its catalogue is gone"):
+        manage.ensure(path)
+    assert not path.exists()
 
 
 def test_ensure_looks_at_what_is_there(tmp_path: Path) -> None:
@@ -332,7 +342,8 @@ def test_kill_while_it_is_made(warm: Commands, tmp_path: Path) -> None:
         seen.add(path.exists())
         if path.exists():
             assert revision(path) == revisions.HEAD
-        manage.ensure(path)
+        with store.job_lock(path):
+            manage.ensure(path)
         assert names(path) == ["c.duckdb"]
         assert counts(path)["model"] == 0
     assert False in seen
