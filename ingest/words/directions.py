@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -20,6 +20,7 @@ from ..model.sites import Site
 from ..stats.bases import HAAR_SEEDS, haar
 from ..stats.draws import rng
 from ..stats.figures import Scope
+from ..stats.products import times
 
 TOP = 20
 """Tokens kept in each direction."""
@@ -29,6 +30,8 @@ _LOGIT_BYTES = 64 << 20
 """What the logits of some directions over the whole vocabulary may take."""
 _GROUP = 64
 """Tokens whose logits are first looked at through their best."""
+_NEAR = 2.0**-20
+"""Logits of one direction are measured anew where they differ by less than this share of the largest that any can be."""
 Ids = NDArray[np.int32]
 
 
@@ -81,6 +84,7 @@ class Vocabulary:
     def __init__(self, model: LoadedModel) -> None:
         self.width, self.size = model.width, model.vocab_size
         self.unembedding = model.unembedding()
+        self._longest = float(torch.linalg.vector_norm(self.unembedding, dim=1, dtype=torch.float32).max())
         tap = model.layout.taps.get(Site("final_norm"))
         # In float32: a rounded direction would be another one, and norm(x) - norm(0) cancels digits.
         self._norm: Any = None if tap is None else copy.deepcopy(tap.module).float()  # type: ignore[union-attr]
@@ -104,6 +108,9 @@ class Vocabulary:
     def project(self, directions: Tensor) -> Words:
         """The tokens of each of `directions`, [n, width], by the logit that they would have if the residual stream
         held this direction alone; equal logits by token id. The head's bias, scale and soft cap are left out.
+
+        Logits too close to be told apart by a float32 product are measured again in float64, so that rows of the
+        unembedding that are alike, as those of unused tokens often are, get equal ones.
         """
         if directions.dim() != 2 or directions.shape[1] != self.width:
             raise InvalidInput(f"directions of shape {list(directions.shape)} are no [n, {self.width}]")
@@ -115,10 +122,15 @@ class Vocabulary:
         for start in range(0, len(directions), max(1, rows)):
             x = self.normed(directions[start : start + rows])
             logits = self._logits(x, buffer[: len(x)])
+            near = _NEAR * self._longest * torch.linalg.vector_norm(x, dim=1)
+
+            def again(row: int, ids: Tensor, x: Tensor = x) -> Tensor:
+                return (self.unembedding[ids].double() @ x[row].double()).float()
+
             found: list[NDArray[Any]] = []
             for largest in (True, False):
                 logits[:, self._unused] = float("-inf" if largest else "inf")
-                found += _top(logits, k, largest)
+                found += _top(logits, k, largest, near, again)
             parts.append(tuple(found))
         if not parts:
             ids, values = np.empty((0, k), np.int32), np.empty((0, k), np.float32)
@@ -132,59 +144,51 @@ class Vocabulary:
 
     def _logits(self, x: Tensor, out: Tensor) -> Tensor:
         if self.unembedding.dtype == torch.float32:
-            return torch.mm(x, self.unembedding.T, out=out)
+            return times(x, self.unembedding.T, out)
         # A head in another float type is turned to float32 a part at a time.
         step = max(1, (64 << 20) // (4 * self.width))
         for start in range(0, self.size, step):
-            out[:, start : start + step] = x @ self.unembedding[start : start + step].float().T
+            times(x, self.unembedding[start : start + step].float().T, out[:, start : start + step])
         return out
 
 
-def _top(logits: Tensor, k: int, largest: bool) -> tuple[Ids, NDArray[np.float32]]:
+def _top(
+    logits: Tensor, k: int, largest: bool, near: Tensor, again: Callable[[int, Tensor], Tensor]
+) -> tuple[Ids, NDArray[np.float32]]:
     """Ids and values of the k largest (or smallest) of each row in order, equal ones by id.
 
-    The k best lie in the k groups whose best are best, so that the rest of the vocabulary is looked at once.
+    The k best lie in the k groups whose best are best, so that the rest of the vocabulary is looked at once. Rows in
+    which two of them, or one of them and one that is not, are no more than `near`, (n,), apart are taken in the order of
+    `again(row, ids)`.
     """
     n, size = logits.shape
     whole = size // _GROUP * _GROUP
-    if whole < 4 * k * _GROUP:
-        values, ids = logits.topk(k, dim=1, largest=largest)
-        return _in_order(values, ids, _reach(logits, values, largest) > k, logits, largest)
-    groups = logits[:, :whole].view(n, -1, _GROUP)
-    best = groups.amax(2) if largest else groups.amin(2)
-    chosen = best.topk(k, dim=1, largest=largest).indices
-    ids = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=logits.device)).flatten(1)
-    ids = torch.cat([ids, torch.arange(whole, size, device=logits.device).expand(n, -1)], 1)
-    candidates = logits.gather(1, ids)
+    grouped = whole >= 4 * k * _GROUP
+    candidates = best = logits
+    if grouped:
+        groups = logits[:, :whole].view(n, -1, _GROUP)
+        best = groups.amax(2) if largest else groups.amin(2)
+        chosen = best.topk(k, dim=1, largest=largest).indices
+        ids = (chosen[:, :, None] * _GROUP + torch.arange(_GROUP, device=logits.device)).flatten(1)
+        ids = torch.cat([ids, torch.arange(whole, size, device=logits.device).expand(n, -1)], 1)
+        candidates = logits.gather(1, ids)
     values, places = candidates.topk(k, dim=1, largest=largest)
-    # An equal of the last one is among the candidates, or it is the best of a group that is not: then of k more.
-    tied = (_reach(candidates, values, largest) > k) | (_reach(best, values, largest) > k)
-    return _in_order(values, ids.gather(1, places), tied, logits, largest)
+    ids = ids.gather(1, places) if grouped else places
+    border = values[:, -1:] + (-near[:, None] if largest else near[:, None])
 
+    def as_good(x: Tensor) -> Tensor:
+        return x >= border if largest else x <= border
 
-def _reach(x: Tensor, values: Tensor, largest: bool) -> Tensor:
-    """(n,): how many of each row are at least as good as the last of `values`."""
-    border = values[:, -1:]
-    return ((x >= border) if largest else (x <= border)).sum(1)
-
-
-def _in_order(
-    values: Tensor, ids: Tensor, tied: Tensor, logits: Tensor, largest: bool
-) -> tuple[Ids, NDArray[np.float32]]:
-    # Rows of the unembedding that are alike, as those of unused tokens often are, tie at the border.
-    for row in torch.nonzero(tied)[:, 0].tolist():
-        last = values[row, -1]
-        at_least = torch.nonzero(logits[row] >= last if largest else logits[row] <= last)[:, 0]
-        found = logits[row, at_least]
-        ids[row] = at_least[found.argsort(descending=largest, stable=True)[: ids.shape[1]]]
-        values[row] = logits[row, ids[row]]
-    by_id = ids.argsort(dim=1)
-    ids, values = ids.gather(1, by_id), values.gather(1, by_id)
-    order = values.argsort(dim=1, descending=largest, stable=True)
-    return (
-        ids.gather(1, order).to(torch.int32).cpu().numpy(),
-        values.gather(1, order).float().cpu().numpy(),
-    )
+    # One as good as the last is among the candidates, or it is the best of a group that is not: then of k more.
+    close = (as_good(candidates).sum(1) > k) | (as_good(best).sum(1) > k)
+    close |= (values.diff(dim=1).abs() <= near[:, None]).any(1)
+    for row in torch.nonzero(close)[:, 0].tolist():
+        some = logits[row] >= border[row] if largest else logits[row] <= border[row]
+        found = torch.nonzero(some)[:, 0]
+        measured = again(row, found)
+        order = measured.argsort(descending=largest, stable=True)[:k]
+        ids[row], values[row] = found[order], measured[order]
+    return ids.to(torch.int32).cpu().numpy(), values.float().cpu().numpy()
 
 
 def rows(

@@ -53,10 +53,28 @@ def test_equal_logits_are_ordered_by_token(n: int, values: int) -> None:
     """Few values tie at the border, many do so now and then; 6,001 tokens are no whole number of groups."""
     rng = np.random.default_rng(0)
     logits = rng.integers(0, values, (30, n)).astype(np.float32)
+    x = torch.from_numpy(logits)
     for largest, expected in zip((True, False), by_hand(logits), strict=True):
-        ids, found = words._top(torch.from_numpy(logits), words.TOP, largest)
+        ids, found = words._top(x, words.TOP, largest, torch.zeros(30), lambda row, ids: x[row, ids])
         assert (ids == expected).all()
         assert (found == np.take_along_axis(logits, expected, 1)).all()
+
+
+def test_rows_that_are_alike_have_equal_logits_and_go_by_token() -> None:
+    """Wherever they lie: a product of matrices adds the first columns in another order than the last ones."""
+    vocabulary = words.Vocabulary(tiny.loaded())
+    rng = np.random.default_rng(2)
+    alike = np.sort(rng.permutation(vocabulary.size)[: 3 * words.TOP // 2])
+    head = torch.from_numpy(rng.standard_normal((vocabulary.size, vocabulary.width), np.float32))
+    head[alike] = 3 * head[alike[0]]
+    vocabulary.unembedding, vocabulary._longest = head, float(torch.linalg.vector_norm(head, dim=1).max())
+    vocabulary._unused, vocabulary._norm = vocabulary._unused[:0], None
+    directions = (
+        head[alike[0]] + torch.from_numpy(rng.standard_normal((130, vocabulary.width), np.float32)) / 8
+    )
+    found = vocabulary.project(directions)
+    assert (found.up == alike[: words.TOP]).all()
+    assert (found.up_logits == found.up_logits[:, :1]).all()
 
 
 def test_blocks_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
