@@ -71,7 +71,7 @@ def ingest(
     stages: str | Sequence[str] | None = None, max_tokens: int | None = None, context: int | None = None,
     device: str = "auto", devices: str | Sequence[str] | None = None, dtype: str = "auto",
     batch_tokens: int | None = None, bos: bool = False, categories: str | Path | None = None,
-    seeds: int | None = None, random_init: int | None = None, revision: str | None = None,
+    seeds: int | None = None, random_init: int | None = None, revision: str | None = None, column: str = "text",
     dry_run: bool = False, progress: Progress | None = None
 ) -> Report:  # fmt: skip
     """Run `model` over its vocabulary and over `text`, into the catalogue at `db`, made if it is not there.
@@ -86,7 +86,8 @@ def ingest(
     request = IngestRequest(
         str(model), text=text, name=name, sites=sites, stages=stages, max_tokens=max_tokens,
         context=context, device=device, devices=devices, dtype=dtype, batch_tokens=batch_tokens, bos=bos,
-        categories=categories, seeds=seeds, random_init=random_init, revision=revision, dry_run=dry_run
+        categories=categories, seeds=seeds, random_init=random_init, revision=revision, column=column,
+        dry_run=dry_run,
     )  # fmt: skip
     return ingest(given(db), request, progress)
 
@@ -272,7 +273,7 @@ class Catalogue:
     def flip(
         self, feature: int | str, *, text: Texts, model: str | None = None,
         site: str | None = None, centre: str | None = None, windows: int = 32, context: int = 128,
-        seed: int = 0, device: str = "auto", progress: Progress | None = None
+        seed: int = 0, device: str = "auto", column: str = "text", progress: Progress | None = None
     ) -> FlipReport:  # fmt: skip
         """Flip a feature's signs in the model over a text, beside the controls, into the catalogue; loads the model.
 
@@ -288,13 +289,14 @@ class Catalogue:
         from .ingest.flips.request import FlipRequest
         from .ingest.flips.run import flip
 
-        return flip(self.path, FlipRequest(one.feature_id, text, windows, context, device, seed), progress)
+        request = FlipRequest(one.feature_id, text, windows, context, device, seed, column)
+        return flip(self.path, request, progress)
 
     def align(
         self, model_a: str, model_b: str, *, text: Texts,
         sites: str | None = None, output: str | Path | None = None, max_tokens: int = 65_536,
         context: int = 256, steer: bool | str = True, device: str = "auto", seed: int = 0,
-        progress: Progress | None = None
+        column: str = "text", progress: Progress | None = None
     ) -> AlignReport:  # fmt: skip
         """Fit and store the rotation from one model to another at each of `sites`, beside its controls; loads both.
 
@@ -307,7 +309,7 @@ class Catalogue:
         from .ingest.rotations.run import align
 
         request = AlignRequest(
-            model_a, model_b, text, sites, max_tokens, context, output, steer, device, seed
+            model_a, model_b, text, sites, max_tokens, context, output, steer, device, seed, column
         )
         return align(self.path, request, progress)
 
@@ -342,7 +344,7 @@ class Catalogue:
     def train_sae(
         self, model: str, site: str, *, text: Texts, output: str | Path,
         seed: int = 0, expansion: int = 8, steps: int = 1500, l1: float = 1e-3, max_tokens: int = 65_536,
-        context: int = 256, device: str = "auto", progress: Progress | None = None
+        context: int = 256, device: str = "auto", column: str = "text", progress: Progress | None = None
     ) -> TrainReport:  # fmt: skip
         """Train a sparse autoencoder on a model's states over a text, into the file `output` (.safetensors); loads the model.
 
@@ -352,7 +354,9 @@ class Catalogue:
         from .ingest.saes.train import train_sae
 
         settings = Settings(expansion, steps, l1, seed)
-        request = SaeTrainRequest(model, site, text, Path(output), settings, max_tokens, context, device)
+        request = SaeTrainRequest(
+            model, site, text, Path(output), settings, max_tokens, context, device, column
+        )
         return train_sae(self.path, request, progress)
 
     def add_sae(

@@ -132,14 +132,25 @@ def least_option(command: F) -> F:
 
 
 def text_option(required: bool = True) -> Callable[[F], F]:
-    """`--text`, which may be repeated."""
-    return click.option(
-        "--text",
-        multiple=True,
-        required=required,
-        metavar="PATH",
-        help="A text: a file, a folder, .jsonl (field text) or .parquet (column text). May be repeated.",
-    )
+    """`--text`, which may be repeated, and `--column`."""
+
+    def add(command: F) -> F:
+        command = click.option(
+            "--column",
+            default="text",
+            show_default=True,
+            metavar="NAME",
+            help="The field or column of records that is their text.",
+        )(command)
+        return click.option(
+            "--text",
+            multiple=True,
+            required=required,
+            metavar="PATH",
+            help="A text: a file, a folder, or records (.jsonl, .json, .csv, .parquet ...). May be repeated.",
+        )(command)
+
+    return add
 
 
 def tokens_option(command: F) -> F:

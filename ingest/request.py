@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..catalog.errors import InvalidInput, option
 from . import stages as listed
+from .text.sources import COLUMN
 
 AUTO = "auto"
 
@@ -19,7 +20,7 @@ class IngestRequest:
 
     `model` is a Hugging Face id, a folder or a `.gguf` file. `text` are files and folders. `sites` is written as in
     `resid_post.8,16;k.8`, `stages` and `devices` as lists or with commas. `device` runs everything; `devices`, which are
-    of one kind, take its place and share out the batches of types and states.
+    of one kind, take its place and share out the batches of types and states. `column` is the field of a record that is its text.
 
     Raises:
         InvalidInput: for a value out of range, for a stage that does not exist or lacks its text, and for options that
@@ -42,6 +43,7 @@ class IngestRequest:
     seeds: int | None = None
     random_init: int | None = None
     revision: str | None = None
+    column: str = COLUMN
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from .known import look_up, remember_source
 from .progress import Progress, Silent
 from .request import IngestRequest
 from .size import Size, free_bytes
-from .text.sources import TextFile, find_texts
+from .text.sources import TextFile, find_texts, without_text
 
 WINDOW = 256
 """Tokens of a window of text where nothing else is asked for."""
@@ -31,7 +31,8 @@ def ingest(path: str | Path, request: IngestRequest, progress: Progress | None =
         SignariumError: one of its subclasses, for anything that the caller can mend.
     """
     path, progress = Path(path), progress or Silent()
-    texts = find_texts(request.texts) if request.texts else []
+    notes: list[str] = []
+    texts = find_texts(request.texts, request.column, notes) if request.texts else []
     try:
         # A file that is no catalogue should be said before a model is loaded for minutes.
         with store.reading(path):
@@ -49,10 +50,12 @@ def ingest(path: str | Path, request: IngestRequest, progress: Progress | None =
             context.coming += stages[-1].size
         context.watches = [one.watch for one in stages if one.watch is not None]
         report = _report(context, stages)
+        report.notes += notes
         progress.planned(report.estimate)
         report.estimate.must_fit(path)
         if not request.dry_run:
             _run(context, stages, report)
+        report.notes += without_text(texts)
     return report
 
 

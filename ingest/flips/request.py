@@ -18,6 +18,7 @@ class FlipRequest:
         windows: how many windows of the text are measured on, at most.
         context: tokens of a window, at most.
         seed: of all that is drawn.
+        column: the field or column of a record that is its text.
 
     Raises:
         InvalidInput: if a number is out of range.
@@ -29,6 +30,7 @@ class FlipRequest:
     context: int = 128
     device: str = "auto"
     seed: int = 0
+    column: str = "text"
 
     def __post_init__(self) -> None:
         if self.windows < 1 or self.context < 2:

@@ -27,7 +27,7 @@ from ..model.sites import Site
 from ..passes import inject
 from ..progress import Progress, Silent
 from ..stats.outcome import Outcome
-from ..text.sources import TextFile, find_texts, identity
+from ..text.sources import TextFile, find_texts, identity, without_text
 from ..words import directions as words
 from .arms import ARMS, DOSES, ROTATION, norm_of
 from .figures import feature_figures, site_figures
@@ -74,7 +74,7 @@ def flip(path: Path, request: FlipRequest, progress: Progress | None = None) -> 
     begun = time.perf_counter()
     path, progress = Path(path), progress or Silent()
     feature = read_feature(path, request.feature_id)
-    done = run_once(path, FlipJob(path, request, feature, find_texts(request.text)), progress)
+    done = run_once(path, FlipJob(path, request, feature, find_texts(request.text, request.column)), progress)
     seconds = time.perf_counter() - begun
     return FlipReport(done.runs[0], feature.feature_id, feature.model, not done.changed, done.notes, seconds)
 
@@ -119,7 +119,7 @@ class FlipJob:
         passes = Passes(model, chosen, fitted, sites, unembedding, bias)
         spec = self._spec(run_id, sites, chosen, fitted)
         _Run(self.path, spec, model, feature, fitted, passes, sites, request.seed, chosen.apart).run(progress)
-        return _notes(feature, chosen, fitted, model)
+        return _notes(feature, chosen, fitted, model) + without_text(self.files)
 
     def _spec(self, run_id: str, sites: Sequence[Site], chosen: ChosenWindows, fitted: Fitted) -> RunSpec:
         request, feature = self.request, self.feature

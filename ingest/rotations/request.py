@@ -31,6 +31,7 @@ class AlignRequest:
         output: a `.npy` file for the matrix; with several sites, the site is put before its ending.
         steer: the site at which directions of A are tried on B; True for the middle one, False for none.
         seed: of all that is drawn.
+        column: the field or column of a record that is its text.
 
     Raises:
         InvalidInput: if a number is out of range.
@@ -46,6 +47,7 @@ class AlignRequest:
     steer: bool | str = True
     device: str = "auto"
     seed: int = 0
+    column: str = "text"
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.context < 2:

@@ -25,7 +25,7 @@ from ..passes.gather import cut, sum_of
 from ..progress import Progress, Silent
 from ..stats.figures import Scope
 from ..stats.paired import Paired
-from ..text.sources import TextFile, find_texts, identity
+from ..text.sources import TextFile, find_texts, identity, without_text
 from . import measure
 from .contrasts import contrasts
 from .labels import Label, labels
@@ -71,7 +71,8 @@ def align(path: Path, request: AlignRequest, progress: Progress | None = None) -
     a, b = read_ends(path, request)
     usual = shared_sites(path, a, b) if request.sites is None else []
     output = None if request.output is None else writable(Path(request.output))
-    done = run_once(path, AlignJob(path, request, (a, b), usual, find_texts(request.text)), progress)
+    files = find_texts(request.text, request.column)
+    done = run_once(path, AlignJob(path, request, (a, b), usual, files), progress)
     report = AlignReport(done.runs[0], a.name, b.name, not done.changed, notes=done.notes)
     report.rotations = read_rotations(path, report.run_id)
     if output is not None:
@@ -140,7 +141,7 @@ class AlignJob:
         spec = RunSpec(run_id, "align", params, ())
         run = _Run(self.path, spec, self.ends, states, self._sites, self._steered, request.seed)
         run.run(progress)
-        return notes + run.notes
+        return notes + run.notes + without_text(self._files)
 
 
 class _Run:

@@ -69,6 +69,7 @@ class SaeTrainRequest:
         output: the file to write (.safetensors).
         max_tokens: of the text; None for all of it.
         context: tokens of a window, at most.
+        column: the field or column of a record that is its text.
 
     Raises:
         InvalidInput: if a number is out of range.
@@ -82,6 +83,7 @@ class SaeTrainRequest:
     max_tokens: int | None = 65_536
     context: int = 256
     device: str = "auto"
+    column: str = "text"
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -20,7 +20,7 @@ from ..encode import reload
 from ..model.sites import Site
 from ..passes import gather
 from ..progress import Progress, Silent
-from ..text.sources import TextFile, find_texts, identity
+from ..text.sources import TextFile, find_texts, identity, without_text
 from .dictionary import APPLY, Dictionary, load, save
 from .request import SaeTrainRequest, Settings, check_seed
 
@@ -195,7 +195,7 @@ def train_sae(path: Path, request: SaeTrainRequest, progress: Progress | None = 
         known = dict(connection.execute("SELECT name, model_id FROM model ORDER BY name").fetchall())
     if request.model not in known:
         raise NotFound("model", request.model, list(known))
-    files = find_texts(request.text)
+    files = find_texts(request.text, request.column)
     read_from = {
         "model_id": known[request.model], "site": site.name, "texts": identity(files), "context": request.context,
         "max_tokens": request.max_tokens,
@@ -211,6 +211,7 @@ def train_sae(path: Path, request: SaeTrainRequest, progress: Progress | None = 
     model.require_site(site)
     model.check_window(request.context)
     states, n = _gathered(model, site, files, request, progress)
+    report.notes += without_text(files)
     progress.started("sae", settings.steps, 0, "steps")
     made = train(states[:n], settings, progress.computed, model.device)
     progress.ended()

@@ -1,28 +1,54 @@
-"""Files of text: finding them, and reading what they hold as a stream.
+"""Files of text: finding them, and what kind each is.
 
-A file is hashed when it is found, and what is read later must be the same bytes. A file is one text, or, where
-its ending says so, a record of text a line (`.jsonl`) or a row (`.parquet`).
+A file is hashed when it is found, and what is read later must be the same bytes. A file is one text, or, where its
+ending says so, a record of text a line or a row (`records` reads them); either may be compressed.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ...catalog.errors import InvalidInput, TextError
+from ...catalog.errors import InvalidInput, TextError, option
 
-ENDINGS = (".txt", ".text", ".md", ".rst", ".jsonl", ".parquet")
+PLAIN = (".txt", ".text", ".md", ".rst")
+LINES = (".jsonl", ".ndjson", ".jsonlines")
+STREAMS = (*PLAIN, *LINES, ".json", ".csv", ".tsv")
+"""What is read from its beginning to its end, and may be compressed."""
+TABLES = (".parquet", ".arrow")
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+ENDINGS = (*STREAMS, *TABLES)
 """What is taken from a folder. A file that is named directly is taken whatever its ending."""
+COLUMN = "text"
+"""The field or column of a record that is its text."""
 
+_OF_A_DATASET = ("dataset_info.json", "state.json", "dataset_dict.json")
+"""What the library datasets writes beside its `.arrow` files."""
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"(\xb5/\xfd": "Zstandard", b"PAR1": "Parquet"}
 _READ = 1 << 18
-_ROWS = 1024  # rows of a `.parquet` that are decoded together
+_HEAD = 1 << 16
+_SHOWN = 6  # endings in one note
+_NONE = "no ending"
+
+
+@dataclass
+class Nulls:
+    """How many records of a file had no text. A file is read more than once, and each record counts once."""
+
+    n: int = 0
+    _last: int = -1
+
+    def see(self, record: int) -> None:
+        """The record of that number, counted from the file's start, is null."""
+        if record > self._last:
+            self.n, self._last = self.n + 1, record
 
 
 @dataclass(frozen=True)
@@ -33,12 +59,26 @@ class TextFile:
     name: str
     sha256: str
     size: int
+    column: str = COLUMN
+    nulls: Nulls = field(default_factory=Nulls, compare=False)
+
+    @property
+    def packing(self) -> str | None:
+        """How its bytes are compressed: a value of `PACKED`, or None."""
+        return PACKED.get(self.path.suffix.lower())
+
+    @property
+    def ending(self) -> str:
+        """The ending that says what it holds: that below the compression, if it is compressed."""
+        return _ending(self.path)
 
     @property
     def kind(self) -> str:
-        """How its bytes are read: `.jsonl`, `.parquet`, or `text` for everything else."""
-        ending = self.path.suffix.lower()
-        return ending if ending in (".jsonl", ".parquet") else "text"
+        """How its bytes are read: `text`, or the ending of a file of records, with its column where that is not `text`."""
+        ending = ".jsonl" if self.ending in LINES else self.ending
+        if ending not in ENDINGS or ending in PLAIN:
+            return "text"
+        return ending if self.column == COLUMN else f"{ending}:{self.column}"
 
 
 def identity(files: Sequence[TextFile]) -> list[list[str]]:
@@ -46,38 +86,63 @@ def identity(files: Sequence[TextFile]) -> list[list[str]]:
     return [[one.sha256, one.kind] for one in files]
 
 
+def without_text(files: Sequence[TextFile]) -> list[str]:
+    """A note on each file in which records without a text were met."""
+    return [
+        f"{one.name}: {one.nulls.n} {'record has' if one.nulls.n == 1 else 'records have'} no {one.column!r} (null), left out"
+        for one in files
+        if one.nulls.n
+    ]
+
+
+def _ending(path: Path) -> str:
+    ending = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if ending in PACKED else ending
+
+
+def _is_taken(name: str) -> bool:
+    path = Path(name)
+    return _ending(path) in (STREAMS if path.suffix.lower() in PACKED else ENDINGS)
+
+
 # ---- finding ------------------------------------------------------------------------------------
 
 
-def find_texts(paths: str | Path | Sequence[str | Path]) -> list[TextFile]:
+def find_texts(
+    paths: str | Path | Sequence[str | Path], column: str = COLUMN, notes: list[str] | None = None
+) -> list[TextFile]:
     """The files behind one path or several, in the order given, a folder's sorted by relative path, hidden ones left out.
 
-    Of several files with the same content the first is kept. A folder is searched for `ENDINGS`, links to
-    folders inside it are not followed.
+    Of several files with the same content the first is kept. A folder is searched for `ENDINGS`, compressed or not;
+    links to folders inside it are not followed. What a folder holds beside them is said in `notes`, as are links to
+    nothing. `column` is the field or column of records that is their text.
 
     Raises InvalidInput when `paths` is empty, TextError for a path that is missing, cannot be read, is no
-    regular file or is empty, and for a folder without text.
+    regular file or is empty, for a folder without text, and for a file that holds records and is not named as one.
     """
+    notes = [] if notes is None else notes
     if isinstance(paths, str | Path):
         paths = [paths]
     if not paths:
-        raise InvalidInput("no text was named", "pass --text PATH, a file or a folder")
+        raise InvalidInput("no text was named", f"pass {option('text', 'PATH')}, a file or a folder")
     found: dict[str, TextFile] = {}
     for given in paths:
-        name, path = _shown(given), Path(given)
+        name, path = _shown(given), Path(given).expanduser()
         if stat.S_ISDIR(_stat(path, name).st_mode):
             files = [
-                _hashed(path / relative, f"{name.rstrip('/')}/{_shown(relative)}")
-                for relative in _inside(path, name)
+                _hashed(path / relative, f"{name.rstrip('/')}/{_shown(relative)}", column)
+                for relative in _inside(path, name, notes)
             ]
             if not files:
                 raise TextError(f"{name} holds no text", f"its files should end in {', '.join(ENDINGS)}")
             if not any(file.size for file in files):
                 raise TextError(f"{name} holds only empty files", "pass a folder with text in it")
         else:
-            files = [_hashed(path, name)]
+            files = [_hashed(path, name, column)]
             if not files[0].size:
                 raise TextError(f"{name} is empty", "pass a file with text in it")
+            if not _is_taken(path.name):
+                _must_be_prose(path, name)
         for file in files:
             if file.size:
                 found.setdefault(file.sha256, file)
@@ -89,20 +154,37 @@ def _shown(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _inside(folder: Path, name: str) -> list[Path]:
+def _inside(folder: Path, name: str, notes: list[str]) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise TextError(
             f"{name} cannot be read ({error.strerror}: {error.filename})", "check its permissions"
         )
 
     relatives: list[Path] = []
+    others: Counter[str] = Counter()
+    links = 0
     for place, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [each for each in folders if not each.startswith(".")]
-        relatives += [
-            Path(place, each).relative_to(folder)
-            for each in files
-            if not each.startswith(".") and Path(each).suffix.lower() in ENDINGS
-        ]
+        of_a_dataset = _OF_A_DATASET if any(each.endswith(".arrow") for each in files) else _OF_A_DATASET[2:]
+        for each in files:
+            if each.startswith(".") or each in of_a_dataset:
+                continue
+            if not _is_taken(each):
+                others["".join(Path(each).suffixes[-2:]).lower() or _NONE] += 1
+            elif not Path(place, each).exists():
+                links += 1
+            else:
+                relatives.append(Path(place, each).relative_to(folder))
+    if others:
+        total = sum(others.values())
+        listed = sorted(others.items(), key=lambda pair: (-pair[1], pair[0]))
+        shown = [f"{n} {'with ' if ending == _NONE else ''}{ending}" for ending, n in listed[:_SHOWN]]
+        if more := sum(n for _, n in listed[_SHOWN:]):
+            shown.append(f"{more} more")
+        are = "file is" if total == 1 else "files are"
+        notes.append(f"{name}: {total} {are} no text and left out ({', '.join(shown)})")
+    if links:
+        notes.append(f"{name}: {links} {'link leads' if links == 1 else 'links lead'} nowhere, left out")
     return sorted(relatives, key=Path.as_posix)
 
 
@@ -110,195 +192,71 @@ def _stat(path: Path, name: str) -> os.stat_result:
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise TextError(f"there is no file or folder {name}", "check the path given to --text") from None
+        raise TextError(
+            f"there is no file or folder {name}", f"check the path given to {option('text')}"
+        ) from None
     except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from None
+        raise unreadable(name, error) from None
 
 
-def _unreadable(name: str, error: Exception) -> TextError:
+def unreadable(name: str, error: Exception) -> TextError:
     why = error.strerror if isinstance(error, OSError) and error.strerror else error
     return TextError(f"{name} cannot be read ({why})", "check its permissions and its disk")
 
 
-def _changed(name: str) -> TextError:
+def changed(name: str) -> TextError:
     return TextError(f"{name} changed while it was read", "run the command again when nothing writes to it")
 
 
-def _open(path: Path, name: str) -> BinaryIO:
+def _must_be_prose(path: Path, name: str) -> None:
+    """Of a file whose ending says nothing: it is read as prose, which records and compressed bytes are not."""
+    with open_file(path, name) as stream:
+        try:
+            head = stream.read(_HEAD)
+        except OSError as error:
+            raise unreadable(name, error) from None
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            raise TextError(
+                f"{name} is a {what} file by its first bytes",
+                "name it by what it holds, such as NAME.jsonl.gz",
+            )
+    line = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    try:
+        is_record = isinstance(json.loads(line), dict | list)
+    except (ValueError, RecursionError):
+        is_record = False
+    if is_record:
+        raise TextError(f"{name} holds JSON, not prose", "name it .jsonl (a record a line) or .json (a list)")
+
+
+def open_file(path: Path, name: str) -> BinaryIO:
     # Opening a pipe would block for ever, so what it is comes before opening it.
     if not stat.S_ISREG(_stat(path, name).st_mode):
         raise TextError(f"{name} is not a regular file", "pass a text file or a folder of them")
     try:
         return path.open("rb")
     except FileNotFoundError:
-        raise _changed(name) from None
+        raise changed(name) from None
     except OSError as error:
-        raise _unreadable(name, error) from None
+        raise unreadable(name, error) from None
 
 
-def _hashed(path: Path, name: str) -> TextFile:
+def _hashed(path: Path, name: str, column: str) -> TextFile:
     digest, size = hashlib.sha256(), 0
-    with _open(path, name) as stream:
-        for piece in _pieces(stream, name):
+    with open_file(path, name) as stream:
+        for piece in pieces(stream, name):
             digest.update(piece)
             size += len(piece)
-    return TextFile(path, name, digest.hexdigest(), size)
+    return TextFile(path, name, digest.hexdigest(), size, column)
 
 
-def _pieces(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def pieces(stream: BinaryIO, name: str) -> Iterator[bytes]:
     while True:
         try:
             piece = stream.read(_READ)
         except OSError as error:
-            raise _unreadable(name, error) from None
+            raise unreadable(name, error) from None
         if not piece:
             return
         yield piece
-
-
-# ---- reading ------------------------------------------------------------------------------------
-
-
-class _Verified:
-    """The bytes of a file as `find_texts` saw it: raises TextError at the end when they are others."""
-
-    def __init__(self, file: TextFile, stream: BinaryIO) -> None:
-        self.file, self.stream, self.digest = file, stream, hashlib.sha256()
-        if os.fstat(stream.fileno()).st_size != file.size:
-            raise _changed(file.name)
-
-    def pieces(self) -> Iterator[bytes]:
-        for piece in _pieces(self.stream, self.file.name):
-            self.digest.update(piece)
-            yield piece
-        self.close()
-
-    def lines(self) -> Iterator[bytes]:
-        try:
-            for line in self.stream:
-                self.digest.update(line)
-                yield line
-        except OSError as error:
-            raise _unreadable(self.file.name, error) from None
-        self.close()
-
-    def close(self) -> None:
-        if self.digest.hexdigest() != self.file.sha256:
-            raise _changed(self.file.name)
-
-
-def _not_utf8(name: str, offset: int) -> TextError:
-    return TextError(f"{name} is not UTF-8 text (byte {offset})", "convert it to UTF-8, or leave it out")
-
-
-def read_characters(file: TextFile) -> Iterator[str]:
-    """The characters of a plain text file, piece by piece, without a byte order mark at its start."""
-    with _open(file.path, file.name) as stream:
-        decoder, fed, first = codecs.getincrementaldecoder("utf-8")("strict"), 0, True
-        for piece in _Verified(file, stream).pieces():
-            text = _decoded(decoder, piece, fed, file.name)
-            if (nul := piece.find(b"\0")) >= 0:
-                raise TextError(f"{file.name} is a binary file (NUL at byte {fed + nul})", "pass UTF-8 text")
-            fed += len(piece)
-            if text and first:
-                text, first = text.removeprefix("\ufeff"), False
-            yield text
-        _decoded(decoder, b"", fed, file.name, final=True)
-
-
-def _decoded(
-    decoder: codecs.IncrementalDecoder, piece: bytes, fed: int, name: str, final: bool = False
-) -> str:
-    held = decoder.getstate()[0]
-    try:
-        return decoder.decode(piece, final)
-    except UnicodeDecodeError as error:
-        raise _not_utf8(name, fed - len(held) + error.start) from None
-
-
-def _lines(file: TextFile) -> Iterator[tuple[str, str]]:
-    """(source, text) of every record of a `.jsonl`."""
-    fed = 0
-    with _open(file.path, file.name) as stream:
-        for number, line in enumerate(_Verified(file, stream).lines(), start=1):
-            at, start, fed = f"{file.name}:{number}", fed, fed + len(line)
-            try:
-                shown = line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(at, start + error.start) from None
-            if number == 1:
-                shown = shown.removeprefix("\ufeff")
-            if not shown.strip():
-                continue
-            try:
-                record = json.loads(shown)
-            except (ValueError, RecursionError) as error:
-                why = error.msg if isinstance(error, json.JSONDecodeError) else error
-                raise TextError(f"{at} is not JSON ({why})", "give one JSON object a line") from None
-            if not isinstance(record, dict):
-                raise TextError(f"{at} is not a JSON object", 'give one {"text": "..."} a line')
-            if "text" not in record:
-                raise TextError(f"{at} has no field 'text'", 'give one {"text": "..."} a line')
-            text = record["text"]
-            if not isinstance(text, str):
-                raise TextError(
-                    f"the field 'text' of {at} is not a string", 'give one {"text": "..."} a line'
-                )
-            if not text.isascii():
-                try:
-                    text.encode("utf-8")
-                except UnicodeEncodeError:
-                    raise TextError(f"{at} escapes half of a surrogate pair", "repair that record") from None
-            yield at, text
-
-
-def _rows(file: TextFile) -> Iterator[tuple[str, str]]:
-    """(source, text) of every row of a `.parquet` whose `text` is not null."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with _open(file.path, file.name) as stream:
-        before = os.fstat(stream.fileno())
-        for _ in _Verified(file, stream).pieces():
-            pass  # Parquet is read by seeking, so its bytes are checked before and its times after.
-        row = 0
-        try:
-            stream.seek(0)
-            parquet = pq.ParquetFile(stream)
-            schema = parquet.schema_arrow
-            if schema.names.count("text") != 1:
-                there = ", ".join(schema.names) or "none"
-                raise TextError(
-                    f"{file.name} has no column 'text' (its columns: {there})", "rename one to text"
-                )
-            kind = schema.field("text").type
-            if pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if not (
-                pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-            ):
-                raise TextError(f"the column 'text' of {file.name} holds {kind}", "give it strings")
-            for batch in parquet.iter_batches(batch_size=_ROWS, columns=["text"]):
-                for text in batch.column(0).to_pylist():
-                    if text is not None:
-                        yield f"{file.name}:{row}", text
-                    row += 1
-        except UnicodeDecodeError:
-            raise TextError(
-                f"{file.name}:{row} and after: the text is not UTF-8", "convert it to UTF-8"
-            ) from None
-        except (pa.ArrowException, OSError) as error:
-            raise TextError(f"{file.name} is no readable Parquet file ({error})", "write it anew") from None
-        after = os.fstat(stream.fileno())
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise _changed(file.name)
-
-
-def read_records(file: TextFile) -> Iterator[tuple[str, str]] | None:
-    """The records of a file that has them, by its ending; None for plain text."""
-    match file.path.suffix.lower():
-        case ".jsonl":
-            return _lines(file)
-        case ".parquet":
-            return _rows(file)
-    return None

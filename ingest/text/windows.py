@@ -1,7 +1,7 @@
 """Text as the model will see it: tokenized, and cut into windows.
 
 A source (a text file, a line of a `.jsonl`, a row of a `.parquet`) is tokenized as one and then cut; `sources`
-finds and reads them, `splice` tokenizes the long ones in blocks.
+finds them, `records` reads them, `splice` tokenizes the long ones in blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ...catalog.errors import InvalidInput
 from . import splice
-from .sources import ENDINGS, TextFile, find_texts, read_characters, read_records
+from .records import Render, read_characters, read_records
+from .sources import ENDINGS, TextFile, find_texts
 
 __all__ = ["ENDINGS", "Counts", "TextFile", "Window", "count", "find_texts", "take", "windows"]
 
@@ -81,11 +82,27 @@ def _backend(tokenizer: Any) -> Any | None:
     return copy
 
 
+def _chats(tokenizer: Any, prefix: Sequence[int]) -> Render | None:
+    """How the model's chat template writes messages; None if it has no template.
+
+    Many templates begin with BOS. Where every window gets it as its `prefix`, it is taken from the template's text.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    bos = tokenizer.bos_token if tokenizer.bos_token_id in prefix else None
+
+    def render(messages: list[dict[str, Any]]) -> str:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+        return text.removeprefix(bos) if bos else text
+
+    return render
+
+
 def _sources(
-    file: TextFile, encode: Callable[[list[str]], list[Any]]
+    file: TextFile, encode: Callable[[list[str]], list[Any]], render: Render | None
 ) -> Iterator[tuple[str, Iterator[splice.Part]]]:
     """Every source of a file with its parts, which must be used up before the next one is asked for."""
-    records = read_records(file)
+    records = read_records(file, render)
     if records is None:
         yield file.name, splice.parts(read_characters(file), encode, file.name)
         return
@@ -135,14 +152,15 @@ def windows(
     if start_window < 0:
         raise InvalidInput(f"a start at window {start_window}", "windows count from 0")
     backend = _backend(tokenizer)
+    render = _chats(tokenizer, prefix)
     if backend is None:
-        cuts = _slow(file, tokenizer, room)
+        cuts = _slow(file, tokenizer, room, render)
     else:
 
         def encode(texts: list[str]) -> list[Any]:
             return list(backend.encode_batch(texts, add_special_tokens=False))
 
-        cuts = _cuts(_sources(file, encode), room)
+        cuts = _cuts(_sources(file, encode, render), room)
     return _numbered(cuts, prefix, suffix, start_window)
 
 
@@ -191,13 +209,13 @@ def _cuts(sources: Iterator[tuple[str, Iterator[splice.Part]]], room: int) -> It
             yield source, chunk, ids, partial(str, text)
 
 
-def _slow(file: TextFile, tokenizer: Any, room: int) -> Iterator[_Cut]:
+def _slow(file: TextFile, tokenizer: Any, room: int, render: Render | None) -> Iterator[_Cut]:
     def decoded(ids: list[int]) -> Callable[[], str]:
         return lambda: str(
             tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         )
 
-    records = read_records(file)
+    records = read_records(file, render)
     for source, text in iter([(file.name, "".join(read_characters(file)))]) if records is None else records:
         ids = list(
             tokenizer(

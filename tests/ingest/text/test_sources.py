@@ -53,7 +53,7 @@ def test_order_is_as_given_and_the_first_of_equals_stays(tmp_path: Path) -> None
 
 
 def test_no_paths() -> None:
-    with pytest.raises(InvalidInput, match="--text"):
+    with pytest.raises(InvalidInput, match="no text was named: pass `text=PATH`"):
         find_texts([])
 
 
@@ -90,7 +90,11 @@ def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 def test_a_link_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "l.txt").symlink_to(tmp_path / "gone")
     with pytest.raises(TextError, match=r"l\.txt"):
-        find_texts([tmp_path])
+        find_texts([tmp_path / "l.txt"])
+    (tmp_path / "a.txt").write_text("a")
+    notes: list[str] = []
+    assert [file.path.name for file in find_texts([tmp_path], notes=notes)] == ["a.txt"]
+    assert notes == [f"{tmp_path}: 1 link leads nowhere, left out"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
@@ -130,9 +134,8 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         (b'{"text": NaN', "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b'["text"]', "is not a JSON object"),
-        (b'{"body": "x"}', "has no field 'text'"),
-        (b'{"text": null}', "is not a string"),
-        (b'{"text": 3}', "is not a string"),
+        (b'{"body": "x"}', r"has no 'text' \(it has: body\): pass `column=NAME`"),
+        (b'{"text": 3}', "is a number, not a string"),
         (b'{"text": "\\ud800"}', "half of a surrogate pair"),
         (b'{"text": "a\xff"}', r"not UTF-8 text \(byte 27\)"),
     ],
@@ -161,7 +164,7 @@ def test_parquet(tmp_path: Path, kind: pa.DataType) -> None:
 
 def test_parquet_without_a_text_column(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"], "n": [1]}), tmp_path / "c.parquet")
-    with pytest.raises(TextError, match=r"no column 'text' \(its columns: body, n\)"):
+    with pytest.raises(TextError, match=r"has no 'text' \(it has: body, n\): pass `column=NAME`"):
         list(windows(find_texts([tmp_path])[0], tokenizer("gpt2"), context=8))
 
 

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer
 
 from signarium.catalog.errors import InvalidInput
-from signarium.ingest.text import sources, splice
+from signarium.ingest.text import records, sources, splice
 from signarium.ingest.text import windows as module
 from signarium.ingest.text.windows import Counts, count, take, windows
 
@@ -213,7 +213,7 @@ def test_reading_is_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The first window comes before the file is read to its end, and what is held does not grow."""
     file = written(tmp_path, PROSE * 6)
     read = 0
-    pieces = sources._pieces
+    pieces = sources.pieces
 
     def counted(stream: Any, name: str) -> Iterator[bytes]:
         nonlocal read
@@ -221,7 +221,7 @@ def test_reading_is_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             read += len(piece)
             yield piece
 
-    monkeypatch.setattr(sources, "_pieces", counted)
+    monkeypatch.setattr(records, "pieces", counted)
     given_away = most = 0
     for window in windows(file, tokenizer("bert"), context=256):
         given_away += len(window.text.encode())
