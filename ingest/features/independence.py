@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...catalog import engines
 from ...catalog.codes import Codes, unpack
 from ...catalog.errors import InvalidInput
 
 ABOVE = 0.01
 """Bits of mutual information above which the paper counts a pair."""
 
-# Whole numbers are exact in float32 up to here, so no product of a block may count more rows.
-_EXACT_ROWS = 1 << 24
+_ROWS = 1 << 12
+"""Codes whose bits are turned together: they stay in the core's cache."""
 _BLOCK_VALUES = 1 << 22
 
 
@@ -57,11 +58,10 @@ class Pairs:
             raise InvalidInput(f"bits of shape {list(bits.shape)} and {bits.dtype} are no uint8 [n, {width}]")
         if bits.size and bits.max() > 1:
             raise InvalidInput("bits must be 0 or 1", "unpack the codes first")
-        rows = min(_EXACT_ROWS, max(1, _BLOCK_VALUES * 4 // max(1, width)))
-        for start in range(0, len(bits), rows):
-            block = bits[start : start + rows].astype(np.float32)
-            # The sum is of int64; `casting` spares a copy of the product in that type.
-            np.add(self.both, block.T @ block, out=self.both, casting="unsafe")
+        for start in range(0, len(bits), _ROWS):
+            # Dimensions as codes of the rows: of the bits of one, those of another that are not 0 are those of both.
+            dims = np.packbits(np.ascontiguousarray(bits[start : start + _ROWS].T), axis=1)
+            self.both += engines.differing(dims, np.zeros_like(dims), dims, width=8 * dims.shape[1])
         self.positive += bits.sum(axis=0, dtype=np.int64)
         self.n += len(bits)
 
