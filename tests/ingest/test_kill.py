@@ -64,6 +64,7 @@ def reader(path: Path) -> Iterator[list[Any]]:
 
     def poll() -> None:
         while not over.is_set():
+            begun = time.thread_time()
             try:
                 with store.reading(path) as connection:
                     found = connection.execute(
@@ -73,7 +74,8 @@ def reader(path: Path) -> Iterator[list[Any]]:
                     seen.append(found)
             except Exception as error:
                 seen.append(error)
-            time.sleep(0.15)
+            # What is under test has the processor: a look may take a fifth of its time.
+            time.sleep(max(0.15, 4 * (time.thread_time() - begun)))
 
     thread = threading.Thread(target=poll)
     thread.start()
@@ -201,7 +203,7 @@ def test_killed_as_a_command_of_its_own(warm: Commands, inputs: list[Any], tmp_p
         assert 0 < rows(path, count)[0][0] < rows(undisturbed, count)[0][0]
         again = spawn("ingest", *inputs)
         asks = 0
-        while again.poll() is None and (asks := asks + 1) <= 3:
+        while again.poll() is None and (asks := asks + 1) <= (3 if is_full() else 1):
             asked = spawn("sql", "--format", "csv", "SELECT count(*) >= 0 FROM codes")
             out, err = asked.communicate(timeout=60)
             assert (asked.returncode, err) == (0, b"") and b"true" in out.lower()

@@ -13,6 +13,7 @@ import small
 import tiny
 import torch
 from digest import Commands, digest, rows, sound
+from effort import in_full
 from safetensors.torch import load_file, save_file
 
 import signarium
@@ -76,9 +77,9 @@ def in_small_shards(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> A
     ("batch", "error"),
     [
         (1, RuntimeError("mat1 and mat2")),
-        (3, ModelError("out of order")),
+        in_full(3, ModelError("out of order")),
         (7, KeyboardInterrupt()),
-        (12, RuntimeError("mat1 and mat2")),
+        in_full(12, RuntimeError("mat1 and mat2")),
     ],
 )
 def test_failing_at_a_batch_and_going_on(
