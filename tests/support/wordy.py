@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,6 +18,8 @@ from signarium.ingest.words.anchors import DEFAULT
 CATEGORIES = ("animal", "body", "color", "food", "metal", "person")
 EACH = 40
 ROWS = 1200
+INGESTED: dict[str, Any] = {"sites": "resid_post.1,3;k.1", "context": 64, "device": "cpu", "seeds": 30}
+"""The options of `catalogue`: places of two widths, and the last block."""
 
 
 @cache
@@ -63,6 +66,20 @@ def text() -> str:
         " ".join(["The", *(one[i % len(one)] for one in lists), "and", "the", "rest."]) for i in range(EACH)
     ]
     return "\n".join(lines) + "\n"
+
+
+def catalogue(home: Path) -> None:
+    """Fills `home` with the model, `a.txt`, and `c.duckdb` with types, states and features. One for a run: see `once`."""
+    import signarium
+
+    (home / "a.txt").write_text(text(), encoding="utf-8")
+    signarium.ingest(
+        home / "c.duckdb",
+        folder(home),
+        text=[home / "a.txt"],
+        stages=["types", "states", "features"],
+        **INGESTED,
+    )
 
 
 def copy(path: Path, folder: Path) -> Path:

@@ -13,9 +13,9 @@ import torch
 import wordy
 from digest import digest, rows, sound
 from effort import in_full
+from once import Once
 from sqlalchemy import update
 
-import signarium
 from signarium.catalog import schema, store
 from signarium.catalog.codes import unpack
 from signarium.catalog.errors import InvalidInput, ModelError, NotFound
@@ -41,15 +41,12 @@ SMALL: dict[str, Any] = {"windows": 6, "context": 24, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, its text, and a catalogue with categories."""
-    made = tmp_path_factory.mktemp("flips")
-    wordy.folder(made)
-    (made / "a.txt").write_text(wordy.text())
-    signarium.ingest(
-        made / "c.duckdb", str(made / "wordy-0"), sites="resid_post.1,3;k.1", device="cpu", seeds=10,
-        stages=["types", "features"],
-    )  # fmt: skip
+    made, shared = tmp_path_factory.mktemp("flips"), once.folder("wordy", wordy.catalogue)
+    for name in ("a.txt", "c.duckdb"):
+        shutil.copy(shared / name, made)
+    (made / "wordy-0").symlink_to(shared / "wordy-0")
     return made
 
 
@@ -376,11 +373,9 @@ def test_bad_input_is_one_line(home: Path, tmp_path: Path) -> None:
     says(InvalidInput, r"a context of 500 is more than the 128 positions", context=500)
     says(InvalidInput, r"^`windows` must be positive", windows=0)
     assert rows(path, "SELECT count(*) FROM run WHERE job = 'flip'") == [(0,)]
-    (home / "wordy-0").rename(home / "gone")
-    try:
-        says(
-            ModelError,
-            r"^the weights of wordy-0 are not at hand \(.*\): put them back where they were, or ingest them from where they are$",
-        )
-    finally:
-        (home / "gone").rename(home / "wordy-0")
+    with store.writing(path) as session:
+        session.execute(update(schema.Model).values(source=str(tmp_path / "gone")))
+    says(
+        ModelError,
+        r"^the weights of wordy-0 are not at hand \(.*\): put them back where they were, or ingest them from where they are$",
+    )

@@ -12,6 +12,7 @@ import tiny
 import torch
 import wordy
 from digest import digest, rows, sound
+from once import Once
 
 import signarium
 from signarium.catalog import parts
@@ -24,7 +25,7 @@ from signarium.ingest.writers.coalitions import KS
 
 pytestmark = pytest.mark.long
 
-OPTIONS: dict[str, Any] = {"sites": "resid_post.0,1;k.1", "device": "cpu", "seeds": 30}
+OPTIONS: dict[str, Any] = {name: wordy.INGESTED[name] for name in ("sites", "device", "seeds")}
 
 
 def ingest(path: Path, home: Path, stages: str, **options: Any) -> Any:
@@ -33,10 +34,10 @@ def ingest(path: Path, home: Path, stages: str, **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("writers")
-    wordy.folder(made)
-    ingest(made / "c.duckdb", made, "types,features,neurons,writers")
+def home(once: Once, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shared, made = once.folder("wordy", wordy.catalogue), tmp_path_factory.mktemp("writers")
+    (made / "wordy-0").symlink_to(shared / "wordy-0")
+    ingest(wordy.copy(shared / "c.duckdb", made), made, "neurons,writers", seeds=None)
     return made
 
 
