@@ -53,9 +53,9 @@ def test_the_same_again_does_nothing_and_is_quick(shared: Path, monkeypatch: pyt
     files = [path, *Path(f"{path}.indexes").iterdir()]
     before = {one: (one.read_bytes(), one.stat().st_mtime_ns) for one in files}
     monkeypatch.setattr(LoadedModel, "forward", lambda *_: pytest.fail("computed again"))
-    started = time.perf_counter()
+    started = time.process_time()
     report = ingest(path, shared)
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert report.already and report.tokens == 0 and report.estimate.tokens == 0
     assert {one: (one.read_bytes(), one.stat().st_mtime_ns) for one in files} == before
     assert sorted(one.name for one in shared.iterdir()) == [
