@@ -26,7 +26,7 @@ def on_disk(path: Path) -> int:
         # 72-byte codes of a vocabulary; states in text; few and long codes; narrow codes beside wide ones.
         in_full({"hidden_size": 576, "vocab_size": 20_000}, "embed;attn_out.0;resid_mid.0", 0),
         in_full({"hidden_size": 576}, "embed;resid_mid.0;resid_post.0", 5_000),
-        ({"hidden_size": 2048, "vocab_size": 11_000}, "embed;k.0", 0),
+        in_full({"hidden_size": 2048, "vocab_size": 11_000}, "embed;k.0", 0),
         ({"hidden_size": 576, "vocab_size": 9_000}, "embed;ffn.0;k.0;mlp_out.0", 3_000),
     ],
 )
