@@ -196,22 +196,17 @@ def test_a_second_ingest_meanwhile_is_refused(warm: Commands, shared: Path, tmp_
 
 
 @pytest.mark.parametrize(
-    ("shard_tokens", "sites", "parts"),
+    ("shard_tokens", "parts"),
     # In small shards the catalogue is the largest file and fails while it is made (None) or at a commit, when
     # such a part is written of what comes on top of an empty one; in large ones a scratch file of
     # 304 x 700 x 4 bytes is beyond the limit at once.
-    [(400, "embed;resid_post.*", (None, 0.1, 0.7)), (10_000, "embed;resid_post.*;k.*;ffn.*", (None,))],
+    [(400, (None, 0.1, 0.7)), (10_000, (None,))],
 )
 def test_a_disk_that_fills_up(
-    shard_tokens: int,
-    sites: str,
-    parts: tuple[float | None, ...],
-    warm: Commands,
-    shared: Path,
-    tmp_path: Path,
+    shard_tokens: int, parts: tuple[float | None, ...], warm: Commands, shared: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text(tiny.TEXT * 60)
-    options = ("--context", "32", "--sites", sites, "--device", "cpu")
+    options = ("--context", "32", "--sites", "embed;resid_post.*;k.*;ffn.*", "--device", "cpu")
     args = ("ingest", shared / "llama-0", "--text", tmp_path / "a.txt", *options)
     whole = tmp_path / "whole.duckdb"
     assert warm.run("--db", whole, *args, shard_tokens=shard_tokens).code == 0
