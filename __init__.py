@@ -431,6 +431,20 @@ class Catalogue:
         with store.job_lock(self.path):
             return build_all(self.path)
 
+    def remove_run(self, run_id: str, *, dry_run: bool = False) -> dict[str, int]:
+        """Take a run out, with what depends on it: the features, neurons and figures computed after a run that wrote codes,
+        and texts that no other run read. How many rows go, by what they are; `dry_run` only counts them.
+        """
+        from .catalog.remove import remove
+
+        return remove(self.path, "run", "run_id", run_id, dry_run)
+
+    def remove_model(self, name: str, *, dry_run: bool = False) -> dict[str, int]:
+        """Take a model out, with all that is of it, as `remove_run` does with a run."""
+        from .catalog.remove import remove
+
+        return remove(self.path, "model", "name", name, dry_run)
+
     def engines(self) -> pa.Table:
         """Which search engine `auto` takes for 1, 64 and 1,024 queries over the largest code set of each width, and why:
         the seconds that each is expected to take, from costs that `make bench` measured, and what keeps the others."""

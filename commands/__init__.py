@@ -17,9 +17,11 @@ MODULES = {
     "features": "features",
     "flip": "flips",
     "ingest": "ingest",
+    "models": "removal",
     "nearest": "search",
     "neurons": "neurons",
     "rotations": "rotations",
+    "runs": "removal",
     "sae": "saes",
     "sql": "sql",
 }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...catalog.errors import ModelError
-from ..model import weights
+from ..model import source, weights
 from ..stats.draws import spaced
 from ..stats.paired import Paired
 from ..words.anchors import Vocabulary, matched, pack, resolve
@@ -91,7 +91,7 @@ def head(model: LoadedModel, readout: str) -> tuple[Tensor, Tensor | None]:
     name = f"{readout}_head.weight"
     rows = None
     if model.random_init_seed is None:
-        folder = weights.find_source(model.source, model.revision).folder
+        folder = source.find_source(model.source, model.revision).folder
         rows = weights.read_tensor(folder, name, lambda stored: stored)
     if rows is None or rows.dim() != 2 or rows.shape[1] != model.width:
         raise ModelError(

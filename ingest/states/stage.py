@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -70,11 +70,11 @@ class StateStage:
 def plan_states(context: Context, old: Sequence[OldRun], placed: Sequence[TextPlan]) -> list[JobPlan]:
     """Runs for those sites, centres and texts that lack their states.
 
-    The centre `mean` is taken where the types are known by then. A run that was started earlier and needs only
-    texts that are given again is finished first.
+    The centre `mean` is taken where the types are known by then. A run that was started earlier is gone on with first,
+    as far as the texts that are given again reach from its first one on. One that stored nothing is left.
 
     Raises:
-        RunConflict: if an unfinished run shares a text but also reads one that was not given.
+        RunConflict: if an unfinished run shares a text but reads one before it that was not given.
     """
     units: list[tuple[Site, str]] = [
         (site, centre)
@@ -87,20 +87,22 @@ def plan_states(context: Context, old: Sequence[OldRun], placed: Sequence[TextPl
     for run in old:
         here = [(one.site, one.centre) for one in run.spec.sets]
         shared = {text for unit in here for text in missing.get(unit, ()) if text in run.spec.texts}
-        if not shared:
+        again = _given(run.spec.texts, by_id)
+        if not shared or not (run.complete or run.tokens_done or again):
             continue
         for unit in here:
             if unit in missing:
                 missing[unit] = [text for text in missing[unit] if text not in shared]
         if run.complete:
             continue
-        if not set(run.spec.texts) <= set(by_id):
+        if not shared <= set(again):
             names = ", ".join(by_id[one].file.name for one in sorted(shared))
             raise RunConflict(
-                f"{names} is part of an unfinished run ({run.spec.run_id}) that reads other texts too",
-                f"give the same {option('text')} again to finish it first",
+                f"{names} is part of an unfinished run ({run.spec.run_id}) that reads other texts before it",
+                f"give the same {option('text')} again to finish it first; if they are gone, take it out with "
+                f"`signarium runs remove {run.spec.run_id}`",
             )
-        planned.append(_plan(context, run.spec, [by_id[one] for one in run.spec.texts], run.tokens_done))
+        planned.append(_plan(context, run.spec, [by_id[one] for one in again], run.tokens_done))
     groups: dict[tuple[int, ...], list[tuple[Site, str]]] = {}
     for unit, left in missing.items():
         if left:
@@ -114,6 +116,11 @@ def plan_states(context: Context, old: Sequence[OldRun], placed: Sequence[TextPl
     return planned
 
 
+def _given(texts: Sequence[int], by_id: Mapping[int, TextPlan]) -> list[int]:
+    """The texts of a run up to the first that was not given again."""
+    return list(takewhile(by_id.__contains__, texts))
+
+
 def _plan(context: Context, spec: RunSpec, own: Sequence[TextPlan], done: int) -> JobPlan:
     tokens = sum(one.counts.n_tokens for one in own)
     windows = sum(one.counts.n_windows for one in own)
@@ -122,13 +129,13 @@ def _plan(context: Context, spec: RunSpec, own: Sequence[TextPlan], done: int) -
     share = left / tokens if tokens else 0.0
     other = sizes.STATE_BYTES * tokens + sizes.WINDOW_BYTES * windows + sizes.TEXT_SHARE * text_bytes
     size = Size(
-        tokens=tokens - done,
+        tokens=left,
         rows=left * len(spec.sets),
         catalogue_bytes=sizes.code_bytes(spec.sets, left, share * other),
         index_bytes=sum(tokens * n_bytes(one.width) for one in spec.sets),
         steps=(Step(spec.job, sizes.pass_seconds(context.model, left), "passes"),),
     )
-    whole = all(one.whole for one in own)
+    whole = len(own) == len(spec.texts) and all(one.whole for one in own)
     return JobPlan(spec, tuple(own), tokens, done, size, sizes.shard_tokens(spec.sets), whole)
 
 

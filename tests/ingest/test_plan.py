@@ -10,7 +10,7 @@ from digest import rows
 from effort import in_full
 
 import signarium
-from signarium.catalog.errors import DiskFull, RunConflict
+from signarium.catalog.errors import DiskFull, RunConflict, SignariumError
 from signarium.ingest import size
 from signarium.ingest.states import texts
 
@@ -161,6 +161,11 @@ def test_an_unfinished_run_over_more_texts_is_not_torn_apart(tmp_path: Path) -> 
     ) as caught:
         signarium.ingest(path, folder, text=[b], **options)  # type: ignore[operator]
     assert "\n" not in str(caught.value)
+    assert "signarium runs remove" in str(caught.value)
+    # What comes before the text that is missing is finished, and the rest may follow.
+    signarium.ingest(path, folder, text=[a], **options)  # type: ignore[operator]
+    assert signarium.ingest(path, folder, text=[a], **options).already  # type: ignore[operator]
+    assert rows(path, "SELECT DISTINCT source FROM documents") == [(str(a),)]
     # Another site, another context, another text: all free.
     for more in ({"sites": "k.1", "text": [b]}, {"context": 31, "text": [b]}, {"text": [c]}):
         signarium.ingest(path, folder, **(options | more))  # type: ignore[operator]
@@ -168,6 +173,25 @@ def test_an_unfinished_run_over_more_texts_is_not_torn_apart(tmp_path: Path) -> 
     signarium.ingest(path, folder, text=[c, b, a], **options)  # type: ignore[operator]
     assert rows(path, "SELECT DISTINCT status FROM runs") == [("done",)]
     assert signarium.ingest(path, folder, text=[b], **options).already  # type: ignore[operator]
+
+
+def test_a_run_that_stored_nothing_binds_nobody(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "llama")
+    more = tiny.tokenizer()
+    more.add_tokens([f"<beyond{i}>" for i in range(600)])
+    more.save_pretrained(folder)
+    bad, good = tmp_path / "bad.txt", tmp_path / "good.txt"
+    bad.write_text("see <beyond599> here " * 3)
+    good.write_text(tiny.TEXT)
+    path = tmp_path / "c.duckdb"
+    options: dict[str, Any] = {"sites": "embed", "context": 32, "device": "cpu", "stages": ["states"]}
+    with pytest.raises(SignariumError, match="is none of the"):
+        signarium.ingest(path, folder, text=[bad, good], **options)  # type: ignore[operator]
+    signarium.ingest(path, folder, text=[good], **options)  # type: ignore[operator]
+    assert rows(path, "SELECT status, tokens > 0 FROM runs ORDER BY ALL") == [
+        ("done", True),
+        ("failed", False),
+    ]
 
 
 def test_colliding_texts_get_ranges_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from signarium.catalog import bulk, schema, store
 
-_WHEN = datetime(2026, 1, 2, 3, 4, 5)
+_WHEN = datetime(2126, 1, 2, 3, 4, 5)
+"""After the codes that the features are of."""
 RUN = "features-run"
 FIRST = 1000
 """The features of `add` have ids from here on."""
