@@ -143,18 +143,20 @@ FROM feature_type_row x {_TOKEN_OF_FEATURE}""",
             "context": "the text around it",
             "agreement": "share of the registered dimensions with the expected sign",
         },
-        """WITH ranked AS (SELECT feature_id, state_id, agreement,
-  row_number() OVER (PARTITION BY feature_id ORDER BY agreement DESC, state_id) AS rank
-  FROM (SELECT DISTINCT feature_id, state_id, agreement FROM feature_state_row)),
-top AS (SELECT x.feature_id, x.rank, x.state_id, x.agreement, w.document_id, w.position, w.token_id, m.tokenizer_sha256
-  FROM ranked x JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
-  JOIN state_row w ON w.state_id = x.state_id WHERE x.rank <= 20),
-around AS (SELECT top.feature_id, top.state_id, string_agg(u.token, '' ORDER BY v.state_id) AS context
-  FROM top CROSS JOIN (SELECT unnest(range(-8, 5)) AS away) JOIN state_row v ON v.state_id = top.state_id + away
-  JOIN token_row u ON u.tokenizer = top.tokenizer_sha256 AND u.token_id = v.token_id
-  WHERE v.document_id = top.document_id GROUP BY ALL)
-SELECT top.feature_id, top.rank, top.state_id, top.document_id, top.position, t.token, around.context, top.agreement
-FROM top LEFT JOIN around USING (feature_id, state_id)
+        # The text is a subquery of the outermost SELECT: DuckDB reads it for the distinct states that the filters left. Its
+        # LEFT JOIN keeps DuckDB from joining tokens with states before the places are known.
+        """SELECT top.feature_id, top.rank, top.state_id, top.document_id, top.position, t.token,
+  (SELECT string_agg(u.token, '' ORDER BY near.state_id)
+    FROM (SELECT v.state_id, v.token_id, top.tokenizer_sha256 AS tokenizer
+      FROM (SELECT unnest(range(top.state_id - 8, top.state_id + 5)) AS state_id) JOIN state_row v USING (state_id)
+      WHERE v.document_id = top.document_id) near
+    LEFT JOIN token_row u USING (tokenizer, token_id)) AS context, top.agreement
+FROM (SELECT x.feature_id, x.rank, x.state_id, x.agreement, w.document_id, w.position, w.token_id, m.tokenizer_sha256
+  FROM (SELECT feature_id, state_id, agreement,
+    row_number() OVER (PARTITION BY feature_id ORDER BY agreement DESC, state_id) AS rank
+    FROM (SELECT DISTINCT feature_id, state_id, agreement FROM feature_state_row)) x
+  JOIN feature_row f USING (feature_id) JOIN site s USING (site_id) JOIN model m USING (model_id)
+  JOIN state_row w ON w.state_id = x.state_id WHERE x.rank <= 20) top
 LEFT JOIN token_row t ON t.tokenizer = top.tokenizer_sha256 AND t.token_id = top.token_id""",
         # The view reads the text around each of them.
         total="SELECT coalesce(sum(least(n, 20)), 0)::BIGINT FROM (SELECT count(*) AS n FROM feature_state_row GROUP BY feature_id)",

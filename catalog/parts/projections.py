@@ -47,10 +47,12 @@ _VIEWS = (
             "token": "its text",
             "logit": "that the token would have if the residual stream held this direction alone",
         },
-        f"""SELECT x.subject, CASE WHEN x.subject = 'neuron'
-    THEN (x.item >> {NEURON_BITS}) || '/' || (x.item & {(1 << NEURON_BITS) - 1}) ELSE x.item::VARCHAR END AS subject_id,
-  m.name AS model, s.name AS site, x.source, x.direction, x.rank, x.token_id, t.token, x.logit
-FROM projection_row x JOIN site s USING (site_id) JOIN model m USING (model_id)
+        # In two halves: what an id must be is then known of the numbers themselves, before text is made of millions of them.
+        f"""SELECT x.subject, x.subject_id, m.name AS model, s.name AS site, x.source, x.direction, x.rank, x.token_id, t.token, x.logit
+FROM (SELECT *, (item >> {NEURON_BITS}) || '/' || (item & {(1 << NEURON_BITS) - 1}) AS subject_id
+    FROM projection_row WHERE subject = 'neuron'
+  UNION ALL SELECT *, item::VARCHAR FROM projection_row WHERE subject <> 'neuron') x
+JOIN site s USING (site_id) JOIN model m USING (model_id)
 LEFT JOIN token_row t ON t.tokenizer = m.tokenizer_sha256 AND t.token_id = x.token_id""",
         # A few million.
         total="SELECT count(*) FROM projection_row",
