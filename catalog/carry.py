@@ -25,8 +25,6 @@ _DIRECT = 30.0
 _TERMS = 12
 PARTS = ("matrix", "mean_a", "mean_b", "std_a", "std_b")
 """What a stored rotation is made of: BLOBs of the view `rotations`."""
-_BLOCK_BYTES = 64 << 20
-"""Of the floats of as many codes as are carried at a time."""
 
 
 Array = TypeVar("Array", bound=Any)
@@ -204,30 +202,6 @@ def carry_code(
 ) -> Codes:
     """One code of A, (bytes,), as a code of B: its expected floats carried, their signs taken about B's centre."""
     return pack_about(carry_floats(expected_floats(code, rotation, centre_a), rotation), centre_b)
-
-
-def carry_codes(
-    codes: Codes,
-    rotation: Stored,
-    centre_a: NDArray[Any] | None = None,
-    centre_b: NDArray[Any] | None = None,
-) -> Codes:
-    """Many codes of A, (n, bytes), as codes of B, a block at a time.
-
-    What is above and what is below the centre differ by one vector, so the floats of a code are the lower ones and
-    that vector where its bits are set; the products are in float32, whose rounding turns a sign where the sum is zero to
-    seven digits.
-    """
-    below, above = sides(rotation.mean_a, rotation.std_a, centre_a)
-    width = rotation.width
-    step = ((above - below)[:, None] * rotation.matrix).astype(np.float32)
-    base = carry_floats(below, rotation) - (0.0 if centre_b is None else np.asarray(centre_b, np.float64))
-    found = np.empty_like(codes)
-    rows = max(1, _BLOCK_BYTES // (12 * width))
-    for start in range(0, len(codes), rows):
-        bits = unpack(codes[start : start + rows], width).astype(np.float32)
-        found[start : start + rows] = pack(bits @ step + base)
-    return found
 
 
 def carry_signs(code: Codes, rotation: Stored) -> Floats:

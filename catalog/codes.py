@@ -60,11 +60,6 @@ def agreement(code: Codes, mask: Codes, polarity: Codes) -> NDArray[np.float64]:
         return np.where(n > 0, 1.0 - differing / n, np.nan)
 
 
-def to_hex(code: Codes) -> str:
-    """A code as lowercase hex, as it prints outside Python."""
-    return code.tobytes().hex()
-
-
 def from_hex(text: str, width: int) -> Codes:
     """A code from hex digits.
 

@@ -92,25 +92,6 @@ class Independence:
     n: int
 
 
-def mutual_information(pairs: Pairs) -> NDArray[np.float64]:
-    """Plug-in mutual information, in bits, of every pair of dimensions i < j: (D (D - 1) / 2,).
-
-    I = sum over the four cells of p log2(p / (p_i p_j)), with 0 log 0 = 0 (Bag of Dims, section 6); for
-    balanced bits of small correlation c this is c**2 / (2 ln 2). In the order of `numpy.triu_indices(D, 1)`.
-
-    Raises:
-        InvalidInput: if there are no codes.
-    """
-    _check(pairs)
-    width = len(pairs.positive)
-    out = np.empty(width * (width - 1) // 2)
-    done = 0
-    for values in _information(pairs):
-        out[done : done + len(values)] = values
-        done += len(values)
-    return out
-
-
 def measure(pairs: Pairs) -> Independence:
     """The figures over all pairs, a block of rows at a time.
 
