@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
+
 import click
 
 from .. import Catalogue
@@ -42,8 +44,10 @@ def db_verify(catalogue: Catalogue, model: str | None, output: Output) -> None:
         "looked_at": [one.looked_at for one in findings],
         "wrong": [one.wrong for one in findings],
     }
-    output.table(pa.table(columns))
     broken = [one.check for one in findings if not one.ok]
+    # Who has read enough of the table has not read this.
+    with suppress(BrokenPipeError) if broken else nullcontext():
+        output.table(pa.table(columns))
     if broken:
         raise SignariumError(
             f"{catalogue.path} is not sound: {'; '.join(broken)}",

@@ -11,7 +11,7 @@ from .. import Catalogue
 from ..catalog.errors import InvalidInput
 from ..ingest.stages import names
 from .options import can_resume, device_option, text_option
-from .output import say
+from .output import say, tell
 from .progress import Display
 
 
@@ -118,10 +118,10 @@ def ingest(
     for note in report.notes:
         say(note)
     if dry_run:
-        click.echo("dry run: nothing was written")
+        tell("dry run: nothing was written")
     elif report.already:
-        click.echo(f"{report.model}: all of it is in {catalogue.path} already")
+        tell(f"{report.model}: all of it is in {catalogue.path} already")
     else:
         rows, features = report.estimate.rows, report.estimate.features
         made = [f"{rows:,} codes"] * (rows > 0) + [f"up to {features:,} features"] * (features > 0)
-        click.echo(f"{report.model}: {' and '.join(made) or 'all figures'} are in {catalogue.path}")
+        tell(f"{report.model}: {' and '.join(made) or 'all figures'} are in {catalogue.path}")

@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import click
 
@@ -26,8 +26,28 @@ Display: TypeAlias = "Callable[[pa.Table, int | None], pa.Table]"
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on stderr, beside the answer."""
-    click.echo(visible(text), err=True)
+    """One line for the person at the terminal, on stderr, beside the answer; without one it is not said."""
+    _echo(sys.stderr, text)
+
+
+def tell(text: str) -> None:
+    """One line on stdout of how a job goes or ended, which goes on if nobody reads that."""
+    _echo(sys.stdout, text)
+
+
+def _echo(stream: TextIO, text: str) -> None:
+    try:
+        click.echo(visible(text), stream)
+    except OSError:
+        discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Let what is still written to a stream go nowhere: Python must not complain when it closes it."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def width() -> int | None:

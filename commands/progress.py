@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ..catalog.text import visible
+from .output import tell
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -117,7 +117,7 @@ class Display:
         now = time.monotonic()
         if not self._terminal and now - self._said >= self._EVERY_S:
             if self._said:
-                click.echo(visible(self._what))
+                tell(self._what)
             self._said = now
 
     def planned(self, estimate: Estimate) -> None:
@@ -132,7 +132,7 @@ class Display:
             f"of {_mb(estimate.free_bytes)} free",
         )
         for line in lines:
-            click.echo(visible(line))
+            tell(line)
         self._outlook = Outlook(estimate.stages)
 
     def entered(self, stage: str) -> None:
@@ -156,7 +156,7 @@ class Display:
             self._said = now
             step, everything = self._left()
             place = f"{self._outlook.place} " if self._outlook.place else ""
-            click.echo(
+            tell(
                 f"{place}{self._job}: {self._done:,} of {self._total:,} {self._unit}, {self._rate()}, "
                 f"{_minutes(step or 0.0)} left" + (f", of all about {_minutes(everything)}" if place else "")
             )
@@ -231,7 +231,8 @@ class Display:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._live.start(refresh=True)
+        with suppress(OSError):
+            self._live.start(refresh=True)
 
     def _text(self, columns: int) -> Text:
         from rich.text import Text
@@ -240,7 +241,9 @@ class Display:
 
     def _stop(self) -> None:
         if self._live is not None:
-            self._live.stop()
+            # The terminal may be gone.
+            with suppress(OSError):
+                self._live.stop()
             self._live = None
 
 

@@ -10,10 +10,9 @@ import click
 
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
-from ..catalog.text import visible
 from .lists import add_list
 from .options import context_option, device_option, seed_option, text_option, tokens_option
-from .output import say
+from .output import say, tell
 from .progress import Display
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,7 +74,7 @@ def sae_train(catalogue: Catalogue, model: str, site: str, text: tuple[str, ...]
         say(note)
     if report.already:
         say("trained before: nothing was run")
-    click.echo(
+    tell(
         f"{report.output}: {report.n_features:,} directions; on {report.n_test:,} tokens kept aside it explains "
         f"{report.ev:.3f} of the variance with {report.l0:,.0f} firing at a token, {report.dead_share:.1%} never"
     )
@@ -99,8 +98,8 @@ def sae_add(catalogue: Catalogue, file: Path, model: str, site: str, name: str |
         report = catalogue.add_sae(file, model=model, site=site, name=name, progress=display)
     for note in report.notes:
         say(note)
-    what = f"{visible(report.name)}: {report.n_features:,} directions of {report.model} at {report.site}"
-    click.echo(f"{what} are in {catalogue.path}" + (" already" if report.already else ""))
+    what = f"{report.name}: {report.n_features:,} directions of {report.model} at {report.site}"
+    tell(f"{what} are in {catalogue.path}" + (" already" if report.already else ""))
 
 
 add_list(sae, "saes")

@@ -164,7 +164,7 @@ def test_interrupted_is_one_line_whenever_it_comes(warm: Commands, inputs: list[
     for step in range(7 if is_full() else 4):
         # Every ingest looks first whether the catalogue has to be made: from there on it is the command that is met.
         moment = ("create", 1, draw.uniform(0, whole.seconds * (1 - step / 8)))
-        name = ("SIGINT", "SIGTERM")[step % 2]
+        name = ("SIGINT", "SIGTERM", "SIGHUP")[step % 3]
         ended = warm.run("--db", path, "ingest", *inputs, **options, kill_in=moment, with_signal=name)
         if ended.code != 0:
             assert ended.code == 130, ended.err
