@@ -107,6 +107,13 @@ class Catalogue:
     def __repr__(self) -> str:
         return f"signarium.open({str(self.path)!r})"
 
+    def __enter__(self) -> Catalogue:
+        """For those who write `with signarium.open(...) as c:`; nothing is open that would have to be closed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def sql(
         self, query: str, *, allow_files: bool = False, timeout: float = 60.0, memory: int | str = "2GB"
     ) -> pa.Table:

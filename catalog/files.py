@@ -8,10 +8,12 @@ through a link, or where a pipe, a device or a folder stands in place of a file.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -41,6 +43,7 @@ def replacing(final: Path, *, sync: bool = True) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be renamed, or if `final` is there and is no ordinary file.
     """
+    sweep(final.parent, f"{final.name}.")
     made = temporary(final)
     try:
         yield made
@@ -123,6 +126,22 @@ def remove_folder(folder: Path) -> None:
             shutil.rmtree(going)
 
 
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder where the system keeps temporary files, for as long as the block; those of killed processes go.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    made = temporary(Path(tempfile.gettempdir(), "signarium"))
+    sweep(made.parent, "signarium.")
+    made.mkdir(mode=0o700)
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def sweep(folder: Path, start: str = "") -> None:
     """Delete the temporary files and folders in `folder` that killed processes of this machine left.
 
@@ -130,14 +149,9 @@ def sweep(folder: Path, start: str = "") -> None:
     """
     if folder.is_symlink():
         return
-    for one in folder.glob("*.tmp*"):
+    for one in folder.glob(f"{glob.escape(start)}*.tmp*"):
         found = _TEMPORARY.search(one.name)
-        if (
-            found is None
-            or found.end() != len(one.name)
-            or not one.name.startswith(start)
-            or _alive(int(found[1]))
-        ):
+        if found is None or found.end() != len(one.name) or _alive(int(found[1])):
             continue
         with suppress(OSError):
             mode = one.lstat().st_mode

@@ -32,7 +32,7 @@ def job_lock(path: Path) -> Iterator[None]:
             # Only to name the holder; a full disk must not stop a job that may not need it.
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        sweep(file.parent, path.resolve().name)
+        sweep(file.parent, f"{path.resolve().name}.")
         yield
     finally:
         # While it is held: whoever waits on this file finds it gone and opens the next one.

@@ -9,6 +9,7 @@ import click
 
 from .. import Catalogue
 from .options import (
+    FreeText,
     centre_option,
     context_option,
     device_option,
@@ -74,7 +75,7 @@ def features_show(catalogue: Catalogue, feature: str, output: Output, **options:
     output.page([card.parts()], lambda width, color: page(card, width, color))
 
 
-@features.command("find")
+@features.command("find", cls=FreeText)
 @click.argument("token")
 @place_options
 @least_option
@@ -92,7 +93,7 @@ def features_find(catalogue: Catalogue, token: str, output: Output, **options: A
     output.table(catalogue.find(token, **options), display)
 
 
-@features.command("read")
+@features.command("read", cls=FreeText)
 @click.argument("text", required=False)
 @click.option(
     "--file",

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from .. import Catalogue
+from ..catalog.place import must_not_be_written
 from .output import FORMATS, Output
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +40,25 @@ class Listed(click.Choice[str]):
         return tuple(self._names()) if name == "choices" else super().__getattribute__(name)
 
 
+class FreeText(click.Command):
+    """A command whose argument is a text, which may begin with a dash as a comment of SQL does: no option has a blank in
+    its name."""
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Click's parser, for which such an argument is none of the options."""
+        parser = super().make_parser(ctx)
+        take = parser._process_opts
+
+        def process(argument: str, state: Any) -> None:
+            if any(map(str.isspace, argument.partition("=")[0])):
+                state.largs.append(argument)
+            else:
+                take(argument, state)
+
+        parser._process_opts = process  # type: ignore[method-assign]
+        return parser
+
+
 # ---- what is printed, and where -------------------------------------------------------------------
 
 
@@ -46,7 +67,11 @@ def _with_output(command: F, formats: tuple[str, ...], about: str) -> F:
 
     @wraps(command)
     def run(*args: Any, format_: str, output: Path | None, **options: Any) -> Any:
-        return command(*args, output=Output(format_, output), **options)
+        asked = Output(format_, output)
+        catalogue = click.get_current_context().find_object(Catalogue)
+        if output is not None and catalogue is not None:
+            must_not_be_written(catalogue.path, output)
+        return command(*args, output=asked, **options)
 
     file = click.option(
         "--output",

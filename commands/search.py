@@ -8,11 +8,11 @@ import click
 
 from .. import Catalogue
 from ..queries import subjects
-from .options import Listed, centre_option, device_option, model_option, output_options
+from .options import FreeText, Listed, centre_option, device_option, model_option, output_options
 from .output import Output, say
 
 
-@click.command(short_help="The nearest codes by Hamming distance.")
+@click.command(cls=FreeText, short_help="The nearest codes by Hamming distance.")
 @click.argument("query")
 @click.option(
     "--in",

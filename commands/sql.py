@@ -7,7 +7,7 @@ import sys
 import click
 
 from .. import Catalogue
-from .options import output_options
+from .options import FreeText, output_options
 from .output import Output
 from .render import TABLE_ROWS
 
@@ -15,7 +15,7 @@ _ROW_GROUP = 65_536
 """Rows of a group in a Parquet file."""
 
 
-@click.command(short_help="Run one SELECT or EXPLAIN, read-only.")
+@click.command(cls=FreeText, short_help="Run one SELECT or EXPLAIN, read-only.")
 @click.argument("query")
 @output_options
 @click.option(

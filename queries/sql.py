@@ -32,6 +32,7 @@ from ..catalog.errors import (
     QueryRefused,
     SignariumError,
 )
+from ..catalog.files import scratch_folder
 from ..catalog.place import must_be_file
 from ..catalog.text import visible
 from .sandbox import CHUNK, DATA, DONE, FAILED, HEADER, OPENED
@@ -251,11 +252,8 @@ class _Job:
 
     def start(self) -> None:
         if self.request["allow_files"]:
-            import tempfile
-
             # Ours to remove: a killed child leaves its spilled files behind.
-            spill = tempfile.TemporaryDirectory(prefix="signarium-sql-")
-            self.request["spill"] = self._closing.enter_context(spill)
+            self.request["spill"] = str(self._closing.enter_context(scratch_folder()))
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self._child = subprocess.Popen(

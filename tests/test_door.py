@@ -167,6 +167,8 @@ def test_answers(catalogue: Made) -> None:
     assert answer.table.num_rows == 3 and answer.target.view == "types" and answer.recall is None
     assert all(one.ok for one in c.verify())
     assert c.index() == [] and c.upgrade() is None
+    with signarium.open(catalogue.path) as opened:
+        assert opened.models().num_rows == 2
     assert repr(c) == f"signarium.open({str(catalogue.path)!r})"
 
 

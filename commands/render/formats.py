@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from ...catalog.errors import InvalidInput
-from ...catalog.files import replacing, sweep
+from ...catalog.files import replacing
 from ...catalog.text import visible
 from . import TABLE_ROWS
 from .tables import table_lines
@@ -194,7 +194,6 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     path = path.resolve()  # the file behind a link, and not the link
     with ExitStack() as stack:
         try:
-            sweep(path.parent, path.name)
             file = stack.enter_context(stack.enter_context(replacing(path, sync=False)).open("wb"))
         except OSError as error:
             raise InvalidInput(

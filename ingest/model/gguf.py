@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...catalog.errors import ModelError
+from ...catalog.files import scratch_folder
 from .weights import brief
 
 
@@ -84,8 +84,8 @@ def alone(file: Path) -> Iterator[Path]:
     except Exception as error:
         # The reader fails on damage wherever it meets it, with whatever numpy says.
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
-    with tempfile.TemporaryDirectory(prefix="signarium-") as folder:
-        Path(folder, file.name).symlink_to(file)
+    with scratch_folder() as folder:
+        (folder / file.name).symlink_to(file)
         # The package is one for all threads.
         with (
             _gguf,
@@ -95,4 +95,4 @@ def alone(file: Path) -> Iterator[Path]:
                 get_tensor_name_map=functools.cache(tensor_mapping.get_tensor_name_map),
             ),
         ):
-            yield Path(folder)
+            yield folder

@@ -41,6 +41,13 @@ def find_source(source: str, revision: str | None = None, weights: bool = True) 
                 f"{source} is a local path, which has no revision {revision!r}", "leave out --revision"
             )
         path = Path(os.path.abspath(path))
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise ModelError(
+                f"{shown} is no UTF-8, and tokenizers are read from no other names", "rename it"
+            ) from None
         if path.is_dir():
             return Source(path, None, path.name, None)
         if path.suffix.lower() == ".gguf":

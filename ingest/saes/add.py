@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,13 @@ from ..model.weights import hash_file
 from ..progress import Progress, Silent
 from .dictionary import Dictionary, load
 from .request import SaeAddRequest
+
+_HOOK = re.compile(r"blocks\.(\d{1,4})\.(.*)")
+_HOOKS = {
+    "hook_resid_pre": "resid_post", "hook_resid_post": "resid_post", "hook_resid_mid": "resid_mid",
+    "hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out", "mlp.hook_post": "ffn",
+}  # fmt: skip
+"""The points of a block as TransformerLens names them; what is before a block is after the one before it."""
 
 _SAME = ("st_ino", "st_size", "st_mtime_ns")
 VERSION = 1
@@ -68,12 +76,30 @@ def add_sae(path: Path, request: SaeAddRequest, progress: Progress | None = None
             f"{file} is of width {dictionary.width}, and {site} of {request.model} of width {width}",
             "pass the model and the site that it was trained on",
         )
+    _must_be_of(dictionary, site, file)
     job = _Job(path, request, model, site, site_id, sha256, dictionary)
     done = run_once(path, job, progress)
     return SaeReport(
         job.sae_id, done.runs[0], job.name, request.model, site.name, dictionary.n_features, not done.changed,
         job.moved + done.notes, time.perf_counter() - begun,
     )  # fmt: skip
+
+
+def _must_be_of(dictionary: Dictionary, site: Site, file: Path) -> None:
+    """Refuse a dictionary of SAELens whose configuration says that it was trained at another site."""
+    hook = str(dictionary.params.get("hook_name", ""))
+    place = _HOOK.fullmatch(hook)
+    if place is None or (point := _HOOKS.get(place[2])) is None:
+        return
+    layer = int(place[1])
+    if place[2] == "hook_resid_pre":
+        layer -= 1
+    said = Site(point, layer) if layer >= 0 else Site("embed")
+    if said != site:
+        raise InvalidInput(
+            f"{file} was trained at {hook}, by its configuration, which is {said} here and not {site}",
+            f"pass {option('site', said)}",
+        )
 
 
 @dataclass(eq=False)

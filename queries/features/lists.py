@@ -144,19 +144,8 @@ def find(
 
 
 def _token_of(connection: duckdb.DuckDBPyConnection, model: str, text: str) -> int:
-    number = text.removeprefix("id:")
-    if number == text or not (number.isascii() and number.isdecimal()):
-        return token_id(
-            connection,
-            model,
-            unquoted(text),
-            prefix="",
-            otherwise="give one token of the vocabulary, or id:NUMBER",
-        )
-    row = connection.execute("SELECT vocab_size FROM model WHERE name = ?", [model]).fetchone()
-    if row is None or int(number) >= row[0]:
-        raise NotFound(f"token of {model}", text, todo=f"ids go from 0 to {row[0] - 1 if row else 0}")
-    return int(number)
+    otherwise = "give one token of the vocabulary, or id:NUMBER"
+    return token_id(connection, model, unquoted(text), prefix="", otherwise=otherwise)
 
 
 def _type_codes(

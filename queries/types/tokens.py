@@ -22,7 +22,7 @@ def token_id(
     prefix: str = "type:",
     otherwise: str = "a type is one token of the vocabulary; search text as it is instead",
 ) -> int:
-    """The id of the token whose text is `text`, leading space included; the lowest of several.
+    """The id of the token whose text is `text`, leading space included; the lowest of several. `id:NUMBER` is an id itself.
 
     Raises:
         NotFound: if there is none; names the token with or without a space if there is that, behind `prefix`.
@@ -38,5 +38,13 @@ def token_id(
 
     if known := ids(text):
         return known[0]
+    number = text.removeprefix("id:")
+    if number != text and number.isascii() and number.isdecimal():
+        row = connection.execute("SELECT vocab_size FROM model WHERE name = ?", [model]).fetchone()
+        size = row[0] if row else 0
+        # Python refuses to read numbers of thousands of digits.
+        if len(number) > 18 or int(number) >= size:
+            raise NotFound(f"token of {model}", text, todo=f"ids go from 0 to {size - 1}")
+        return int(number)
     other = text[1:] if text.startswith(" ") else f" {text}"
     raise NotFound(f"token of {model}", text, todo=f'there is {prefix}"{other}"' if ids(other) else otherwise)

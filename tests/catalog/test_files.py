@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,30 @@ def test_sweeping_spares_the_living(tmp_path: Path) -> None:
     sweep(tmp_path, "a.")
     assert names(tmp_path) == sorted([*kept, linked, "theirs"])
     assert names(theirs) == [dead]
+
+
+def test_what_a_killed_process_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for final in ("o.csv", "other.csv"):
+        alive = files.temporary(tmp_path / final)
+        alive.with_name(alive.name.replace(f".{os.getpid()}.", f".{child}.")).touch()
+    left = files.temporary(tmp_path / "signarium")
+    left = left.with_name(left.name.replace(f".{os.getpid()}.", f".{child}."))
+    left.mkdir()
+    (left / "spilled").touch()
+    with replacing(tmp_path / "o.csv") as made:
+        made.touch()
+    with files.scratch_folder() as folder:
+        assert not left.exists() and list(folder.iterdir()) == []
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / "spilled").touch()
+    assert [one.split(".")[0] for one in names(tmp_path)] == ["o", "other"]
 
 
 def test_scratch_is_ours_alone(tmp_path: Path) -> None:

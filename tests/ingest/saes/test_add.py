@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,21 @@ def test_a_file_that_moved(path: Path, tmp_path: Path) -> None:
     report = add_to(path, copied)
     assert report.already and report.name == "a" and str(copied) in report.notes[0]
     assert len(read_saes(path, "tiny", SITE)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("hook", "site"),
+    [("blocks.0.hook_resid_pre", "embed"), ("blocks.1.hook_resid_pre", "resid_post.0"),
+     ("blocks.1.hook_mlp_out", "mlp_out.1")],
+)  # fmt: skip
+def test_a_dictionary_of_another_place(path: Path, tmp_path: Path, hook: str, site: str) -> None:
+    with pytest.raises(
+        InvalidInput, match=f"trained at {re.escape(hook)}, .* which is {re.escape(site)} here"
+    ):
+        add_to(path, file_of(tmp_path, hook_name=hook))
+    assert rows(path, "SELECT count(*) FROM sae") == [(0,)]
+    for known in ("blocks.1.hook_resid_post", "blocks.1.something", "elsewhere"):
+        assert add_to(path, file_of(tmp_path, known, hook_name=known)).site == SITE
 
 
 def test_a_configuration_that_changed(path: Path, tmp_path: Path) -> None:
