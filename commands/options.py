@@ -55,7 +55,7 @@ class FreeText(click.Command):
             else:
                 take(argument, state)
 
-        parser._process_opts = process  # type: ignore[method-assign]
+        parser._process_opts = process  # type: ignore[assignment, method-assign]
         return parser
 
 
