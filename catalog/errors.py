@@ -92,6 +92,18 @@ class CatalogueTooNew(SignariumError):
         super().__init__(f"{path} has schema {revision}, newer than this signarium", "upgrade signarium")
 
 
+class CatalogueAltered(SignariumError):
+    """Views of the file are not signarium's, although it says so: whoever wrote them decides what they show."""
+
+    def __init__(self, path: Path, views: Sequence[str]) -> None:
+        self.path, self.views = path, list(views)
+        some = ", ".join(self.views[:3]) + (", ..." if len(views) > 3 else "")
+        super().__init__(
+            f"{path} has views that signarium did not write ({some})",
+            f"restore them with `signarium --db {path} db upgrade`",
+        )
+
+
 class CatalogueBusy(SignariumError):
     """Another process held the file for longer than we wait."""
 

@@ -294,9 +294,8 @@ def build_all(path: Path, model_id: str | None = None) -> list[str]:
         return [f"no indexes were built ({error})"]
     built, failed = [], []
     sweep(folder(path))
-    with store.reading(path) as connection:
-        # Blocks that were read once stay in DuckDB's cache, which would otherwise grow to most of the memory.
-        connection.execute(f"SET memory_limit = '{_CACHE}'")
+    # Blocks that were read once stay in DuckDB's cache, which would otherwise grow to most of the memory.
+    with store.reading(path, memory=_CACHE) as connection:
         condition, values = ("r.model_id = ?", [model_id]) if model_id else ("true", [])
         recorded = set(connection.execute("SELECT code_set_id, n FROM index_part").fetchall())
         for info in describe(connection, condition, values):

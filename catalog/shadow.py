@@ -9,17 +9,48 @@ STORED = "SELECT hash FROM surface"
 """What a file says of the surface in it: one row."""
 
 
-def shadow(connection: Any, hash: str, tables: Mapping[str, str], statements: Sequence[str]) -> None:
+class Altered(Exception):
+    """Views of the file that are not what the program which they are said to be from made of them: `views`, their names."""
+
+    def __init__(self, views: Sequence[str]) -> None:
+        super().__init__(", ".join(views))
+        self.views = list(views)
+
+
+def shadow(
+    connection: Any, hash: str, tables: Mapping[str, str], macros: Sequence[str], views: Mapping[str, str]
+) -> None:
     """Define the surface for this connection alone, unless the file has that with the same `hash`.
 
     DuckDB finds TEMP views and macros before those of the file. `tables` are the statements for those that the file may
-    lack, by name: they are empty for this connection.
+    lack, by name: they are empty for this connection. `views` are their queries, by name.
+
+    Raises:
+        Altered: if the file says that it has these views, and its views say otherwise.
     """
+    for statement in macros:
+        connection.execute(statement)
     if connection.execute(STORED).fetchall() == [(hash,)]:
+        if altered := altered_views(connection, views):
+            raise Altered(altered)
         return
     there = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     for name, statement in tables.items():
         if name not in there:
             connection.execute(statement)
-    for statement in statements:
-        connection.execute(statement)
+    for name, query in views.items():
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
+
+
+def altered_views(connection: Any, views: Mapping[str, str]) -> list[str]:
+    """Those of `views` that the file lacks or whose query there is another, by DuckDB's own spelling of both."""
+    stored = connection.execute(
+        "SELECT view_name, sql FROM duckdb_views() WHERE schema_name = 'main' AND NOT temporary "
+        "AND database_name = current_database()"
+    ).fetchall()
+    spelled = connection.execute(
+        "SELECT name, json_deserialize_sql(json_serialize_sql(query)) FROM (SELECT unnest(?) AS name, unnest(?) AS query)",
+        [list(views), list(views.values())],
+    ).fetchall()
+    queries = {name: sql.partition(" AS ")[2].rstrip(";") for name, sql in stored}
+    return [name for name, query in spelled if queries.get(name) != query]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
+    CatalogueAltered,
     CatalogueBusy,
     CatalogueTooNew,
     CatalogueTooOld,
@@ -33,7 +34,7 @@ from .errors import (
 from .lock import job_lock as job_lock
 from .lock import no_locks
 from .place import is_open_here, must_be_file, sidecar
-from .shadow import STORED, shadow
+from .shadow import STORED, Altered, shadow
 
 if TYPE_CHECKING:
     import duckdb
@@ -51,9 +52,19 @@ _POOL = "signarium"
 _NO_EXTENSIONS: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 """For a file of SQLite, DuckDB would go and look for an extension that can read it."""
 
+FENCE: dict[str, Any] = _NO_EXTENSIONS | {
+    "enable_external_access": False,
+    "allow_community_extensions": False,
+    "allow_persistent_secrets": False,
+    "python_enable_replacements": False,
+}
+"""Of every connection that reads: a file from elsewhere has views, macros and defaults, and is a program from elsewhere."""
+
 _LOCKED = re.compile(r"Could not set lock|Conflicting lock")
 _HERE = re.compile(r"different configuration than existing connections|Unique file handle conflict")
-_OTHER = re.compile(r"not a valid DuckDB database file|Extension .* not found|INSTALL sqlite")
+_OTHER = re.compile(
+    r"not a valid DuckDB database file|Extension .* not found|INSTALL sqlite|Loading external extensions is disabled"
+)
 _LOG = re.compile(r"Failure while replaying WAL file[^:]*: (?P<why>.*)")
 _HOLDER = re.compile(r"held in (?P<exe>\S+)(?:.*?)\(PID (?P<pid>\d+)\)")
 _DAMAGED = re.compile(
@@ -191,40 +202,51 @@ def must_not_be_written_here(path: Path) -> None:
 
 
 @contextmanager
-def reading(path: Path, check: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+def reading(path: Path, check: bool = True, memory: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only DuckDB connection, for one request; if `check`, with this program's views.
+
+    `memory` limits what DuckDB keeps ("256MB"), if no other thread reads the file already.
 
     Raises:
         CatalogueMissing, NotACatalogue, CatalogueBusy: if the file cannot be opened.
         CatalogueTooOld, CatalogueTooNew: if `check` and the schema is not this program's.
+        CatalogueAltered: if `check` and somebody else changed its views.
     """
     must_be_file(path)
     with (
         _gate(path).hold(path, False, wait_seconds(READ_WAIT_S)),
         interruptible(),
-        _reading(path, check) as connection,
+        _reading(path, check, memory) as connection,
     ):
         yield connection
 
 
 @contextmanager
-def _reading(path: Path, check: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+def _reading(path: Path, check: bool, memory: str) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
     started = time.monotonic()
     pause = 0.005
     while True:
         try:
-            connection = duckdb.connect(str(path.resolve()), read_only=True, config=_NO_EXTENSIONS)
+            connection = duckdb.connect(str(path.resolve()), read_only=True, config=FENCE)
             break
         except duckdb.Error as error:
             pause = _wait_or_raise(path, error, started, wait_seconds(READ_WAIT_S), pause)
     try:
+        # Connections of one process to one file share its settings: another thread's may have locked them.
+        with suppress(duckdb.InvalidInputException):
+            if memory:
+                connection.execute(f"SET memory_limit = '{memory}'")
+            connection.execute("SET lock_configuration = true")
         if check:
             check_revision(path, revision_of(path, connection))
             from . import surface
 
-            shadow(connection, **surface.shadowing())
+            try:
+                shadow(connection, **surface.shadowing())
+            except Altered as error:
+                raise CatalogueAltered(path, error.views) from None
         yield connection
     except duckdb.Error as error:
         if _DAMAGED.search(str(error)):

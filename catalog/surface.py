@@ -3,7 +3,7 @@
 A file keeps their text, that of the program which wrote to it last, and in the table `surface` a hash of it. Every
 writer compares that hash with the hash of its program and installs them anew where it differs, so that a view or a claim needs no
 revision to reach a catalogue. A reader cannot write: where the hashes differ it defines them for its connection
-alone (`shadow.py`).
+alone (`shadow.py`). Where they agree it compares the views themselves: a file that comes from elsewhere may say anything.
 """
 
 from __future__ import annotations
@@ -45,19 +45,24 @@ def shadowing() -> dict[str, Any]:
     return {
         "hash": fingerprint(),
         "tables": {one.name: _create(one, "CREATE TEMP TABLE") for one in parts.unrevised()},
-        "statements": _statements("TEMP "),
+        "macros": _macros("TEMP "),
+        "views": {one.name: one.query for one in parts.views().values()},
     }
 
 
-def _statements(temporary: str = "") -> tuple[str, ...]:
-    """SQL that defines every macro and view: in the file, or with `TEMP ` for one connection."""
-    create = f"CREATE OR REPLACE {temporary}"
+def _statements() -> tuple[str, ...]:
+    """SQL that defines every macro and view in the file."""
     return (
-        *(
-            f'{create}MACRO "{one.name}"({", ".join(one.arguments)}) AS {one.expression}'
-            for one in parts.macros()
-        ),
-        *(f"{create}VIEW {one.name} AS {one.query}" for one in parts.views().values()),
+        *_macros(),
+        *(f"CREATE OR REPLACE VIEW {one.name} AS {one.query}" for one in parts.views().values()),
+    )
+
+
+def _macros(temporary: str = "") -> tuple[str, ...]:
+    """SQL that defines every macro: in the file, or with `TEMP ` for one connection."""
+    return tuple(
+        f'CREATE OR REPLACE {temporary}MACRO "{one.name}"({", ".join(one.arguments)}) AS {one.expression}'
+        for one in parts.macros()
     )
 
 

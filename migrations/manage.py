@@ -25,7 +25,7 @@ from ..catalog.errors import (
 )
 from ..catalog.files import replacing
 from ..catalog.place import must_have_no_log
-from ..catalog.shadow import STORED
+from ..catalog.shadow import STORED, altered_views
 
 SCRIPTS = Path(__file__).parent
 
@@ -92,7 +92,9 @@ def ensure(path: Path) -> bool:
 
 
 def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
-    """Upgrade the catalogue at `path` to head; the backup that was kept, or None if there was nothing to do.
+    """Upgrade the catalogue at `path` to head; the backup that was kept, or None if it is there already.
+
+    One that is there gets this program's views if its own are others.
 
     A copy is upgraded and then takes the file's place, so there is a whole file at every moment.
 
@@ -104,6 +106,11 @@ def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
         known = revisions(scripts)
         revision = _revision(path)
         if revision == known[-1]:
+            with store.reading(path, check=False) as connection:
+                altered = altered_views(connection, surface.shadowing()["views"])
+            if altered:
+                with store.writing(path) as session:
+                    surface.install(session.connection().exec_driver_sql)
             return None
         if revision not in known:
             raise CatalogueTooNew(path, revision)

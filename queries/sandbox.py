@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..catalog.shadow import shadow
+from ..catalog.shadow import Altered, shadow
 
 if TYPE_CHECKING:
     import duckdb
@@ -191,7 +191,10 @@ def _answer(request: dict[str, Any], pipe: Pipe) -> None:
         if request["check"]:
             # A file of another revision has no such table; the parent refuses it.
             with suppress(duckdb.CatalogException):
-                shadow(connection, **request["surface"])
+                try:
+                    shadow(connection, **request["surface"])
+                except Altered as error:
+                    raise Stop("altered", views=error.views) from None
         result = connection.execute(_one_select(duckdb, connection, request["query"]))
         _write(result, request["batch_rows"], request["rows"], pipe)
     except duckdb.Error as error:

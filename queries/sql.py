@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalog import store
 from ..catalog.errors import (
+    CatalogueAltered,
     CatalogueBusy,
     InvalidInput,
     NotACatalogue,
@@ -377,6 +378,8 @@ class _Job:
             return CatalogueBusy(self.path, _holder(told), float(told.get("waited", self.wait)))
         if kind == "unopened":
             return store.not_opened(self.path, message)
+        if kind == "altered":
+            return CatalogueAltered(self.path, list(told.get("views", ())))
         if kind == "unreadable":
             return NotACatalogue(self.path, one_line(message))
         return QueryFailed(one_line(message))

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 import small
 import toymethod
 
 import signarium
 from signarium.catalog import bulk, parts, schema, store, surface
+from signarium.catalog.errors import CatalogueAltered
 from signarium.catalog.part import Claim, Control, Macro, Part, View
 from signarium.catalog.verify import verify
 from signarium.migrations import manage
@@ -159,3 +161,57 @@ def test_what_cannot_be_registered(register: Callable[[Part], None]) -> None:
         register(toymethod.PART)
     with pytest.raises(ValueError, match="'toys' already"):
         register(Part("other", views=(toymethod.VIEW,)))
+
+
+def test_a_view_that_somebody_changed(tmp_path: Path) -> None:
+    """The file says that its views are this program's: every reader compares them, and an upgrade restores them."""
+    path = small.filled(tmp_path / "c.duckdb").path
+    (tmp_path / "secret").write_text("SECRET")
+    query = f"SELECT * REPLACE ((SELECT content FROM read_text('{tmp_path / 'secret'}')) AS name) FROM stolen"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE stolen AS FROM models")
+        connection.execute(f"CREATE OR REPLACE VIEW models AS {query}")
+        connection.execute("DROP VIEW evidence")
+    for read in (lambda c: c.rows("models"), lambda c: c.sql("FROM sites"), lambda c: c.nearest("type: t3")):
+        with pytest.raises(CatalogueAltered, match=r"\((models, evidence|evidence, models)\): .* db upgrade"):
+            read(signarium.Catalogue(path))
+    assert manage.upgrade(path) is None
+    assert signarium.open(path).sql("SELECT name FROM models").to_pylist() == [{"name": "tiny"}]
+    assert claims(path)
+
+
+HOSTILE = {
+    "a view of another name": "CREATE VIEW other AS SELECT content AS x FROM read_text('{0}')",
+    "a macro": "CREATE MACRO other() AS (SELECT content FROM read_text('{0}')); CREATE VIEW v AS SELECT other() AS x",
+    "a table macro": "CREATE MACRO other() AS TABLE SELECT content AS x FROM read_text('{0}')",
+    "a log": "CREATE VIEW other AS FROM enable_logging(storage := 'file', storage_path := '{0}.log')",
+    "an extension": "CREATE MACRO other(place) AS TABLE FROM read_csv(place)",
+    "the table behind a view": "ALTER TABLE model RENAME TO kept; CREATE VIEW model AS SELECT * REPLACE ("
+    "(SELECT content FROM read_text('{0}')) AS name) FROM kept",
+}
+ASKED = {
+    "a macro": "FROM v",
+    "a table macro": "FROM other()",
+    "an extension": "FROM other('https://127.0.0.1:9/x')",
+    "the table behind a view": "FROM models",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_what_else_a_file_may_hold_reaches_nothing(tmp_path: Path, what: str) -> None:
+    path, secret = small.filled(tmp_path / "c.duckdb").path, tmp_path / "secret"
+    secret.write_text("SECRET")
+    with duckdb.connect(str(path)) as connection:
+        for statement in HOSTILE[what].split("; "):
+            connection.execute(statement.format(secret))
+    with store.reading(path) as connection:
+        with pytest.raises(duckdb.Error) as caught:
+            connection.execute(ASKED.get(what, "FROM other")).fetchall()
+            connection.execute("FROM models").fetchall()  # which a log would hold
+        assert "SECRET" not in str(caught.value)
+        for setting in ("enable_external_access = true", "autoload_known_extensions = true"):
+            with pytest.raises(duckdb.Error):
+                connection.execute(f"SET {setting}")
+        with pytest.raises(duckdb.Error):
+            connection.execute("LOAD httpfs")
+    assert {file.name for file in tmp_path.iterdir()} == {"c.duckdb", "secret"}
