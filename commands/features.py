@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from .. import Catalogue
 from .options import (
+    FILE,
     FreeText,
     centre_option,
     context_option,
@@ -97,7 +97,7 @@ def features_find(catalogue: Catalogue, token: str, output: Output, **options: A
 @click.argument("text", required=False)
 @click.option(
     "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Read the text from a file instead.",
 )
 @model_option()

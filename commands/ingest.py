@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +9,7 @@ import click
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
 from ..ingest.stages import names
-from .options import can_resume, device_option, text_option
+from .options import FILE, can_resume, device_option, text_option
 from .output import say, tell
 from .progress import Display
 
@@ -63,7 +62,7 @@ from .progress import Display
 @click.option("--bos", is_flag=True, help="Ingest the vocabulary behind a BOS token as well.")
 @click.option(
     "--categories",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="FILE.csv",
     help="Categories of one's own for the stage features: a CSV with the columns category and word.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -40,6 +41,17 @@ class Listed(click.Choice[str]):
         return tuple(self._names()) if name == "choices" else super().__getattribute__(name)
 
 
+class _File(click.Path):
+    """A file, with `~` as the home folder, which most shells leave as it is in `--output=~/x.csv`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+FILE = _File(dir_okay=False, path_type=Path)
+
+
 class FreeText(click.Command):
     """A command whose argument is a text, which may begin with a dash as a comment of SQL does: no option has a blank in
     its name."""
@@ -75,7 +87,7 @@ def _with_output(command: F, formats: tuple[str, ...], about: str) -> F:
 
     file = click.option(
         "--output",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         help="Write to a file, whole or not at all.",
     )
     return _format(formats, about)(file(run))  # type: ignore[return-value]

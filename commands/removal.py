@@ -8,6 +8,7 @@ import click
 
 from .. import Catalogue
 from .lists import listing
+from .output import tell
 
 runs, models = listing("runs"), listing("models")
 
@@ -31,7 +32,7 @@ def _remove(remove: Callable[..., dict[str, int]], what: str, dry_run: bool, yes
             click.echo("dry run: nothing was removed")
             return
         click.confirm("Remove all of it?", abort=True)
-    click.echo(f"removed: {said(remove(what))}")
+    tell(f"removed: {said(remove(what))}")
 
 
 @runs.command("remove", short_help="Take a run out, and what depends on it.")

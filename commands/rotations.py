@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
 from .options import (
+    FILE,
     can_resume,
     context_option,
     device_option,
@@ -36,7 +36,7 @@ from .progress import Display
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     metavar="R.npy",
     help="Also write the matrices to a file, with several sites one for each.",
 )

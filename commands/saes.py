@@ -11,7 +11,7 @@ import click
 from .. import Catalogue
 from ..catalog.errors import InvalidInput
 from .lists import add_list
-from .options import context_option, device_option, seed_option, text_option, tokens_option
+from .options import FILE, context_option, device_option, seed_option, text_option, tokens_option
 from .output import say, tell
 from .progress import Display
 
@@ -34,7 +34,7 @@ def sae() -> None:
 @text_option()
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     required=True,
     metavar="FILE",
     help="Where to write it: a .safetensors file that is not there yet.",
@@ -81,7 +81,7 @@ def sae_train(catalogue: Catalogue, model: str, site: str, text: tuple[str, ...]
 
 
 @sae.command("add")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--model", required=True, metavar="NAME", help="The model that it was trained on.")
 @_place_of_dictionary
 @click.option("--name", metavar="NAME", help="What the catalogue calls it.  [default: from FILE]")

@@ -63,7 +63,7 @@ from .output import Output, say
 def nearest(catalogue: Catalogue, query: str, within: str | None, output: Output, **options: Any) -> None:
     """The codes nearest to QUERY by Hamming distance, exact.
 
-    QUERY is free text (its last token's state is searched), or a stored item: `type:" king"`, `state:ID`,
+    QUERY is free text (its last token's state is searched), or a stored item: `type:" king"` (or `type:id:17`), `state:ID`,
     `feature:ID` (or its name), `neuron:12/305` (block and neuron), `direction:FEATURE_ID` (the feature's difference
     of means in a text, which `flip` stores), `direction:NAME/17` (of the dictionary NAME, see `sae list`), `code:HEX`.
     Equal distances are ordered by the item's id. From a feature, and among features, the distance counts its registered

@@ -28,7 +28,7 @@ from .request import SaeAddRequest
 _HOOK = re.compile(r"blocks\.(\d{1,4})\.(.*)")
 _HOOKS = {
     "hook_resid_pre": "resid_post", "hook_resid_post": "resid_post", "hook_resid_mid": "resid_mid",
-    "hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out", "mlp.hook_post": "ffn",
+    "hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out", "mlp.hook_post": "ffn", "attn.hook_v": "v",
 }  # fmt: skip
 """The points of a block as TransformerLens names them; what is before a block is after the one before it."""
 
