@@ -70,7 +70,7 @@ def ingest(
     name: str | None = None, sites: str | Sequence[str] | None = None,
     stages: str | Sequence[str] | None = None, max_tokens: int | None = None, context: int | None = None,
     device: str = "auto", devices: str | Sequence[str] | None = None, dtype: str = "auto",
-    batch_tokens: int | None = None, bos: bool = False, categories: str | Path | None = None,
+    attention: str = "auto", batch_tokens: int | None = None, bos: bool = False, categories: str | Path | None = None,
     seeds: int | None = None, random_init: int | None = None, revision: str | None = None, column: str = "text",
     dry_run: bool = False, progress: Progress | None = None
 ) -> Report:  # fmt: skip
@@ -85,8 +85,8 @@ def ingest(
 
     request = IngestRequest(
         str(model), text=text, name=name, sites=sites, stages=stages, max_tokens=max_tokens,
-        context=context, device=device, devices=devices, dtype=dtype, batch_tokens=batch_tokens, bos=bos,
-        categories=categories, seeds=seeds, random_init=random_init, revision=revision, column=column,
+        context=context, device=device, devices=devices, dtype=dtype, attention=attention, batch_tokens=batch_tokens,
+        bos=bos, categories=categories, seeds=seeds, random_init=random_init, revision=revision, column=column,
         dry_run=dry_run,
     )  # fmt: skip
     return ingest(given(db), request, progress)

@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Table:
 
 
 class Model(Base):
-    """One set of weights with its tokenizer, at one float type."""
+    """One set of weights with its config and its tokenizer, at one float type."""
 
     __table__ = table("model")
     model_id: Mapped[str]
@@ -104,6 +104,8 @@ class Model(Base):
     tokenizer_sha256: Mapped[str]
     random_init_seed: Mapped[int | None]
     added_at: Mapped[datetime]
+    config: Mapped[str | None]
+    attention: Mapped[str | None]
 
 
 class Run(Base):

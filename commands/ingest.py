@@ -54,6 +54,13 @@ from .progress import Display
     help="auto: that of the stored weights, on a CPU float32 for float16; float32 for GGUF.",
 )
 @click.option(
+    "--attention",
+    type=click.Choice(["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]),
+    default="auto",
+    show_default=True,
+    help="auto: what the config asks for where that needs no package of its own, else what transformers takes.",
+)
+@click.option(
     "--batch-tokens",
     type=click.IntRange(1),
     metavar="N",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..catalog import store
 from ..catalog.codes import Codes
 from ..catalog.errors import InvalidInput, ModelError, NotFound, SignariumError, option
+from .differences import differences
 from .model.devices import find_device
 from .model.load import LoadedModel, load_model
 from .model.sites import Site
@@ -41,25 +42,44 @@ def reload(path: Path, name: str, device: str = "auto") -> LoadedModel:
     """
     with store.reading(path) as connection:
         row = connection.execute(
-            "SELECT source, revision, dtype, random_init_seed, weights_sha256, tokenizer_sha256 FROM models WHERE name = ?",
+            "SELECT model_id, source, revision, dtype, random_init_seed, weights_sha256, tokenizer_sha256, config, attention "
+            "FROM model WHERE name = ?",
             [name],
         ).fetchone()
     if row is None:
         raise NotFound("model", name)
-    source, revision, dtype, seed, weights, tokenizer = row
+    ident, source, revision, dtype, seed, weights, tokenizer, config, attention = row
     # Said as it is: the weights have no part in it.
     find_device(device)
     try:
-        model = load_model(source, revision=revision, device=device, dtype=dtype, random_init=seed)
+        model = load_model(
+            source,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            random_init=seed,
+            attention=attention or "auto",
+            tokenizer_sha256=tokenizer,
+        )
     except SignariumError as error:
         raise ModelError(
             f"the weights of {name} are not at hand ({error.what})",
             "put them back where they were, or ingest them from where they are",
         ) from error
-    if model.weights_sha256 != weights or model.tokenizer_sha256 != tokenizer:
+    if model.weights_sha256 != weights:
         raise ModelError(
             f"{source} holds other weights than {name} was ingested from", "put the old ones back"
         )
+    if model.tokenizer_sha256 != tokenizer:
+        raise ModelError(
+            f"{source} holds another tokenizer than {name} was ingested with", "put the old one back"
+        )
+    if config is not None and config != model.config:
+        keys = ", ".join(differences(config, model.config))
+        raise ModelError(
+            f"{source} has another config than {name} was ingested with ({keys})", "put the old one back"
+        )
+    model.catalogue_id = ident
     return model
 
 

@@ -116,6 +116,7 @@ class Context:
     `window` is how many tokens a window of text has, `texts` are the files to read. A stage that is planned adds what it
     will leave: runs of codes to `plans`, sites whose types are stored by then to `typed`, its size to `coming`. `means`
     are the type means that are known, by site; the stage types adds its own when it has run.
+    `notes` are sentences for the person who asked.
     """
 
     path: Path
@@ -132,6 +133,7 @@ class Context:
     plans: list[JobPlan] = field(default_factory=list)
     coming: Size = field(default_factory=Size)
     watches: list[Watch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def model(self) -> LoadedModel:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog import schema, store
-from ..catalog.errors import RunConflict
+from ..catalog.errors import RunConflict, option
 from ..catalog.ids import short_id
+from .differences import differences
 from .journal import RunSpec, SetSpec, now
 from .model.sites import Site
 from .stats.moments import stored_moments
@@ -40,12 +41,24 @@ class Known:
     model_id: str
     name: str
     added: bool
+    note: str = ""
     means: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     tokenizer_known: bool = False
 
 
 def model_id(model: LoadedModel) -> str:
-    """From the content of the weights and the tokenizer, and the float type that they run in."""
+    """From the content of weights, tokenizer and config, and from the float type and the attention that they run in.
+
+    A model that a catalogue held before configs counted keeps its id there.
+    """
+    if model.catalogue_id is not None:
+        return model.catalogue_id
+    return short_id(
+        "model", model.weights_sha256, model.tokenizer_sha256, model.dtype, model.config, model.attention
+    )
+
+
+def _earlier_id(model: LoadedModel) -> str:
     return short_id("model", model.weights_sha256, model.tokenizer_sha256, model.dtype)
 
 
@@ -66,6 +79,8 @@ def model_row(model: LoadedModel, name: str) -> schema.Model:
         tokenizer_sha256=model.tokenizer_sha256,
         random_init_seed=model.random_init_seed,
         added_at=now(),
+        config=model.config,
+        attention=model.attention,
     )
 
 
@@ -89,9 +104,16 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
         return Known(ident, wanted, False)
     with store.reading(path) as connection:
         rows = connection.execute(
-            "SELECT model_id, name, dtype, weights_sha256 FROM model ORDER BY name"
+            "SELECT model_id, name, dtype, weights_sha256, tokenizer_sha256, config, attention FROM model ORDER BY name"
         ).fetchall()
         here = next((row for row in rows if row[0] == ident), None)
+        note = ""
+        if here is None:
+            earlier = _earlier_id(model)
+            here = next((row for row in rows if row[0] == earlier), None)
+            if here is not None:
+                note = _of_an_earlier(here, model)
+                ident = model.catalogue_id = earlier
         if here is not None:
             if name is not None and here[1] != name:
                 raise RunConflict(
@@ -101,13 +123,9 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
         else:
             namesake = next((row for row in rows if row[1] == wanted), None)
             if namesake is not None:
-                what = (
-                    f"the same weights in {namesake[2]}"
-                    if namesake[3] == model.weights_sha256
-                    else "another model"
-                )
+                what = _other(namesake, model)
                 raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
-        known = Known(ident, wanted, here is not None)
+        known = Known(ident, wanted, here is not None, note)
         found = connection.execute(
             "SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256]
         )
@@ -116,18 +134,60 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     return known
 
 
+def _of_an_earlier(row: Sequence[Any], model: LoadedModel) -> str:
+    """What to say of a model that was added before configs were kept, and takes that of the model at hand, or has since.
+
+    Raises:
+        RunConflict: if it has another config since.
+    """
+    name, config, attention = row[1], row[5], row[6]
+    if config is None:
+        return f"{name} was added before its config was kept: it is taken to be the one that is there now"
+    if (config, attention) != (model.config, model.attention):
+        raise RunConflict(
+            f"the name {name!r} belongs to {_other(row, model)}", f"pass another {option('name')}"
+        )
+    return ""
+
+
+def _other(row: Sequence[Any], model: LoadedModel) -> str:
+    """In what the model of a row is another one than that at hand."""
+    _, _, dtype, weights, tokenizer, config, attention = row
+    if weights != model.weights_sha256:
+        return "another model"
+    if dtype != model.dtype:
+        return f"the same weights in {dtype}"
+    if config is not None and config != model.config:
+        keys = differences(config, model.config)
+        return (
+            f"the same weights with another config ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        )
+    if tokenizer != model.tokenizer_sha256:
+        return "the same weights with another tokenizer, or with this one as an earlier signarium read it"
+    return f"the same weights with the attention {attention} (this is {model.attention})"
+
+
 def remember_source(path: Path, model: LoadedModel) -> None:
-    """Note where the model lies now, if it has left its place: what recomputes its codes looks for it there."""
+    """Note where the model lies now, if it has left its place: what recomputes its codes looks for it there.
+
+    A model that was added before configs were kept gets that of `model`.
+    """
     row = model_row(model, model.name)
     with store.reading(path) as connection:
         found = connection.execute(
-            "SELECT source, revision FROM model WHERE model_id = ?", [row.model_id]
+            "SELECT source, config FROM model WHERE model_id = ?", [row.model_id]
         ).fetchone()
-    if found is None or not Path(found[0]).is_absolute() or Path(found[0]).exists():
+    if found is None:
+        return
+    moved = Path(found[0]).is_absolute() and not Path(found[0]).exists()
+    if not moved and found[1] is not None:
         return
     with store.writing(path) as session:
         kept = session.get_one(schema.Model, row.model_id)
-        kept.source, kept.revision = row.source, row.revision
+        if moved:
+            kept.source, kept.revision = row.source, row.revision
+        if kept.config is None:
+            kept.config, kept.attention = row.config, row.attention
 
 
 def text_runs(path: Path, model_id: str) -> list[str]:

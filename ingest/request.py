@@ -37,6 +37,7 @@ class IngestRequest:
     device: str = AUTO
     devices: str | Sequence[str] | None = None
     dtype: str = AUTO
+    attention: str = AUTO
     batch_tokens: int | None = None
     bos: bool = False
     categories: str | Path | None = None

@@ -42,6 +42,10 @@ def ingest(path: str | Path, request: IngestRequest, progress: Progress | None =
             raise InvalidInput(
                 f"there is no folder {path.parent}", f"make it, or pass another {option('db', 'PATH')}"
             ) from None
+    if request.dry_run and (missing := _to_fetch(request)):
+        listed = ", ".join(f"{name} ({size / 1e6:,.1f} MB)" for name, size in missing.items())
+        note = f"would fetch {sum(missing.values()) / 1e6:,.1f} MB first: {listed}"
+        return Report(request.name or request.model, Estimate(), dry_run=True, notes=[note])
     with nullcontext() if request.dry_run else store.job_lock(path):
         context = _context(path, request, texts, progress)
         stages: list[Stage] = []
@@ -57,6 +61,16 @@ def ingest(path: str | Path, request: IngestRequest, progress: Progress | None =
             _run(context, stages, report)
         report.notes += without_text(texts)
     return report
+
+
+def _to_fetch(request: IngestRequest) -> dict[str, int]:
+    """Bytes by name of the files that the model lacks here, if it is one of the Hugging Face hub."""
+    from .model import hub
+    from .model.source import is_id
+
+    if not is_id(request.model):
+        return {}
+    return hub.to_fetch(request.model, request.revision, request.random_init is None)
 
 
 def _context(path: Path, request: IngestRequest, texts: list[TextFile], progress: Progress) -> Context:
@@ -75,6 +89,7 @@ def _context(path: Path, request: IngestRequest, texts: list[TextFile], progress
                 device=str(device),
                 dtype=request.dtype,
                 random_init=request.random_init,
+                attention=request.attention,
             )
             for device in find_devices(request.device_names)
         ]
@@ -110,7 +125,8 @@ def _report(context: Context, stages: list[Stage]) -> Report:
         free_bytes=free_bytes(context.path),
         stages=tuple((one.name, one.size.steps) for one in stages),
     )
-    return Report(context.known.name, estimate, context.request.dry_run)
+    notes = [one for one in (context.known.note, *context.model.notes, *context.notes) if one]
+    return Report(context.known.name, estimate, context.request.dry_run, notes=notes)
 
 
 def _run(context: Context, stages: list[Stage], report: Report) -> None:

@@ -21,11 +21,11 @@ from ..shared import CODE, CODE_SET, MODEL, SITE
 
 _TABLES = (
     table(
-        "model", "One set of weights with its tokenizer, at one float type.", "models", "model",
-        primary="model_id", optional="revision, random_init_seed",
+        "model", "One set of weights with its config and its tokenizer, at one float type.", "models", "model",
+        primary="model_id", optional="revision, random_init_seed, config, attention",
         model_id=VARCHAR, name=VARCHAR, source=VARCHAR, revision=VARCHAR, architecture=VARCHAR, width=INTEGER,
         n_layers=INTEGER, d_ffn=INTEGER, vocab_size=INTEGER, dtype=VARCHAR, weights_sha256=VARCHAR,
-        tokenizer_sha256=VARCHAR, random_init_seed=BIGINT, added_at=TIMESTAMP,
+        tokenizer_sha256=VARCHAR, random_init_seed=BIGINT, added_at=TIMESTAMP, config=VARCHAR, attention=VARCHAR,
     ),
     table(
         "run", "One job over one content. `complete` is False while `--max-tokens` left some of its text unread.", "runs", "run",
@@ -72,9 +72,9 @@ _TABLES = (
 _VIEWS = (
     View(
         "models",
-        "One row per model: its weights, its tokenizer, its float type.",
+        "One row per model: its weights, its config, its tokenizer, its float type.",
         {
-            "model_id": "from the content of weights and tokenizer, and the float type",
+            "model_id": "from the content of weights, config and tokenizer, the float type and the attention",
             "name": "what every other view calls `model`",
             "source": "Hugging Face id, folder or file that it was read from",
             "revision": "commit of the hub repository, if it came from one",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import modeling_gguf_pytorch_utils
 
 from ...catalog.errors import ModelError
 from ...catalog.files import scratch_folder
@@ -41,6 +43,82 @@ def read_tensor(file: Path, name: str) -> Tensor | None:
         # A GGUF file gives the fastest axis first, and the rows must outlive the mapped file.
         shape = tuple(int(size) for size in reversed(found.shape))
         return torch.from_numpy(rows.astype("float32").reshape(shape))
+
+
+def texts(file: Path, *names: str) -> dict[str, str]:
+    """Those of some text fields that a GGUF file has, inside `alone`."""
+    return {
+        name: str(field.contents()) for name in names if (field := _reader(file).fields.get(name)) is not None
+    }
+
+
+def numbers(file: Path) -> dict[str, int | float]:
+    """The fields of a GGUF file that hold one number each, inside `alone`."""
+    from gguf import GGUFValueType
+
+    kinds = (GGUFValueType.STRING, GGUFValueType.ARRAY)
+    fields = {name: one for name, one in _reader(file).fields.items() if not name.startswith("GGUF.")}
+    # The counts of a GGUF file are named as those of a config but for this one.
+    return {
+        name.replace(".block_count", ".layers").replace("_count", "s"): one.contents()
+        for name, one in fields.items()
+        if one.types and one.types[0] not in kinds
+    }
+
+
+def has(file: Path, name: str) -> bool:
+    """Whether a GGUF file has a field, inside `alone`."""
+    return name in _reader(file).fields
+
+
+def n_stored(file: Path) -> int:
+    """How many numbers the tensors of a GGUF file hold, inside `alone`."""
+    return sum(int(one.n_elements) for one in _reader(file).tensors)
+
+
+def left_over(file: Path) -> list[str]:
+    """Tensors of a GGUF file that went into no weight of the model which was loaded last, inside `alone`."""
+    reader = _reader(file)
+    if not reader.mapped:
+        # The newer loader of transformers reports them itself.
+        return []
+    known = {name.removesuffix(".weight") for name in reader.mapped}
+    return [
+        one.name
+        for one in reader.tensors
+        if one.name.removesuffix(".weight") not in known and not _HARMLESS.fullmatch(one.name)
+    ]
+
+
+_HARMLESS = re.compile(r"output\.(weight|bias)|rope_freqs\.weight|v\..*|mm\..*")
+"""The head, which is read when it is asked for; the table of rotary factors (`rotary_factors`); towers of images."""
+
+
+def rotary_factors(file: Path) -> Tensor | None:
+    """[head_dim / 2]: by what the rotary frequencies of a GGUF file are divided (Llama 3.1); None where by nothing."""
+    return read_tensor(file, "rope_freqs.weight")
+
+
+def _reader(file: Path) -> Any:
+    import gguf
+
+    return gguf.GGUFReader(file)
+
+
+def _check_whole(reader: Any, file: Path) -> None:
+    """Refuses what no loading could mend, in words that say so."""
+    fields = reader.fields
+    parts = int(fields["split.count"].contents()) if "split.count" in fields else 1
+    if parts > 1:
+        number = int(fields["split.no"].contents()) + 1 if "split.no" in fields else 1
+        what = f"{file} is part {number} of a model in {parts} files"
+        raise ModelError(
+            what, "join them with `llama-gguf-split --merge FIRST-PART OUT.gguf`, and give OUT.gguf"
+        )
+    if "general.architecture" not in fields or not reader.tensors:
+        raise ModelError(f"{file} holds no model", "fetch it again")
+    if "tokenizer.ggml.tokens" not in fields:
+        raise ModelError(f"{file} has no tokenizer", "use a file that was written with its vocabulary")
 
 
 _gguf = threading.RLock()
@@ -79,11 +157,26 @@ def alone(file: Path) -> Iterator[Path]:
         def data(self, mapped: Any) -> None:
             self._plain = mapped.view(np.ndarray)
 
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            # Whatever a file declares, no more is read, or counted up to, than it holds.
+            if offset + int(count) * np.dtype(dtype).itemsize > len(self._plain):
+                raise EOFError(f"it ends at byte {len(self._plain):,}, inside what it declares")
+            return super()._get(offset, dtype, count, override_order)
+
     try:
         reader = Reader(file)
     except Exception as error:
         # The reader fails on damage wherever it meets it, with whatever numpy says.
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
+    _check_whole(reader, file)
+    reader.mapped = {}
+    map_names = modeling_gguf_pytorch_utils.get_gguf_hf_weights_map
+
+    def mapped(*args: Any, **options: Any) -> Any:
+        # It calls itself for every module; the outermost call ends last.
+        reader.mapped = map_names(*args, **options)
+        return reader.mapped
+
     with scratch_folder() as folder:
         (folder / file.name).symlink_to(file)
         # The package is one for all threads.
@@ -94,5 +187,6 @@ def alone(file: Path) -> Iterator[Path]:
                 GGUFReader=lambda *_, **__: reader,
                 get_tensor_name_map=functools.cache(tensor_mapping.get_tensor_name_map),
             ),
+            mock.patch.object(modeling_gguf_pytorch_utils, "get_gguf_hf_weights_map", mapped),
         ):
             yield folder

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from ...catalog.errors import ModelError
 from ...catalog.ids import int_id
@@ -20,6 +20,7 @@ from . import weights as _weights
 from .loaded import token_embedding
 from .quiet import quiet
 from .source import Source
+from .stored import renaming
 from .weights import check_finite
 
 
@@ -41,7 +42,7 @@ def read_head(found: Source, module: Any, random_init: int | None, part: str) ->
         tied = part == "weight"
         tensor = gguf.read_tensor(found.gguf, f"output.{part}")
     else:
-        tensor = _weights.read_tensor(found.folder, f"{path}.{part}", _renaming(causal))
+        tensor = _weights.read_tensor(found.folder, f"{path}.{part}", renaming(causal))
     where = found.where
     if tensor is None:
         if tied:
@@ -65,13 +66,17 @@ def _causal_model(config: Any) -> tuple[Any, Any]:
         ModelError: if there is none, or if more than one linear map stands between backbone and logits.
     """
     kind, use = config.model_type, "use a causal language model"
+    # A checkpoint of text and images has its head in the class for both.
+    made: Any = AutoModelForCausalLM
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"transformers has no language-modelling head for {kind}", use)
+        made = AutoModelForImageTextToText
+        if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            raise ModelError(f"transformers has no language-modelling head for {kind}", use)
     config = copy.deepcopy(config)
     config.__dict__.pop("quantization_config", None)
     with quiet(), torch.device("meta"):
         try:
-            causal = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            causal = made.from_config(config, dtype=torch.float32, trust_remote_code=False)
         except Exception as error:
             # Each architecture rejects a config in its own way.
             what = f"the config makes no {kind} with a language-modelling head ({_weights.brief(error)})"
@@ -85,12 +90,6 @@ def _causal_model(config: Any) -> tuple[Any, Any]:
         what = f"the head of {kind} is no single linear map of the final states ({between[0]} is part of it)"
         raise ModelError(what, use)
     return causal, head
-
-
-def _renaming(causal: Any) -> Callable[[str], str]:
-    """From the name that files give a tensor to that in the model (GPT-NeoX stores its head as embed_out)."""
-    renamings = [t for t in get_model_conversion_mapping(causal) if isinstance(t, WeightRenaming)]
-    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
 
 
 def _random_head(causal: Any, head: Any, part: str, seed: int) -> Tensor:

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
+import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from ...catalog.errors import ModelError, SiteError
-from . import gguf, registered
+from ...catalog.errors import ModelError, SignariumError, SiteError
+from . import gguf
 from . import weights as _weights
+from .config import acting, check_known, check_size, choose_attention, empty_model, load_config, model_class
 from .devices import find_device
 from .head import read_head
 from .layout import Layout, find_layout
 from .loaded import LoadedModel, Origin, max_positions, token_embedding
 from .quiet import quiet
 from .source import Source, find_source
+from .stored import Plan, random_module, stored_module
+from .tokenizer import load_tokenizer
 
 __all__ = ["LoadedModel", "load_model"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ATTENTIONS = ("auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 _PROBE_LENGTH = 6
 
 
@@ -39,12 +41,18 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     random_init: int | None = None,
+    attention: str = "auto",
+    tokenizer_sha256: str | None = None,
 ) -> LoadedModel:
     """Loads the model at `source`: a folder, a `.gguf` file or a Hugging Face id; finds and checks its sites.
 
     `device` is "auto" (cuda, then mps, then cpu) or a torch device; `dtype` is "auto" (that of the stored
     weights, float32 for float16 on a CPU and for GGUF), "float32", "bfloat16" or "float16". `random_init`
-    keeps the architecture and draws the weights from that seed by the model's own initialisation.
+    keeps the architecture and draws the weights from that seed by the model's own initialisation. `attention` is one of
+    `ATTENTIONS`: "auto" is what the config asks for where that needs no package of its own, else what transformers takes.
+
+    Where its tokenizer has another hash than `tokenizer_sha256`, and had that hash when transformers alone made it, it is
+    taken as it was: catalogues of an earlier signarium were filled so.
 
     Raises:
         ModelError: if the model cannot be loaded or must not be.
@@ -53,32 +61,63 @@ def load_model(
     target = find_device(device)
     if dtype != "auto" and dtype not in _DTYPES:
         raise ModelError(f"no dtype {dtype!r}", f"there is auto, {', '.join(_DTYPES)}")
+    if attention not in ATTENTIONS:
+        raise ModelError(f"no attention {attention!r}", f"there is {', '.join(ATTENTIONS)}")
     found = find_source(source, revision, weights=random_init is None)
-    module, tokenizer, sha256 = _load(found, target, dtype, random_init)
+    wanted = _Wanted(target, dtype, random_init, attention)
+    module, tokenizer, sha256, config = _load(found, wanted)
     layout = _probe(module, tokenizer)
     head = partial(read_head, found, module, random_init)
-    origin = Origin(source, found.name, found.revision, sha256, random_init)
-    return LoadedModel(module, tokenizer, layout, head, origin)
+    acts = str(getattr(module.config.get_text_config(), "_attn_implementation", None) or "eager")
+    origin = Origin(source, found.name, found.revision, sha256, random_init, config, acts)
+    model = LoadedModel(module, tokenizer, layout, head, origin)
+    _try_passes(model)
+    if tokenizer_sha256 not in (None, model.tokenizer_sha256):
+        earlier = LoadedModel(module, _earlier_tokenizer(found), layout, head, origin)
+        if earlier.tokenizer_sha256 == tokenizer_sha256:
+            return earlier
+    return model
 
 
-def _load(found: Source, device: torch.device, dtype: str, random_init: int | None) -> tuple[Any, Any, str]:
+def _earlier_tokenizer(found: Source) -> Any:
+    with contextlib.ExitStack() as stack:
+        folder = found.tokenizer_folder if found.gguf is None else stack.enter_context(gguf.alone(found.gguf))
+        return load_tokenizer(found, folder, earlier=True)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The options of `load_model`."""
+
+    device: torch.device
+    dtype: str
+    random_init: int | None
+    attention: str
+
+
+def _load(found: Source, wanted: _Wanted) -> tuple[Any, Any, str, str]:
+    """The module on its device, the tokenizer, the hash of the weights, and the config as it acts."""
     stored: list[_weights.StoredTensor] = []
+    device, seed = wanted.device, wanted.random_init
     with contextlib.ExitStack() as stack:
         if found.gguf is None:
             folder = found.folder
-            _check_known(folder, _weights.check_config(folder))
+            check_known(folder, _weights.check_config(folder))
         else:
             folder = stack.enter_context(gguf.alone(found.gguf))
-        config = _config(found, folder)
-        model_class = _model_class(config)
+        config = load_config(found, folder)
+        options = _options(model_class(config))
         if found.gguf is None:
-            if random_init is None:
+            if seed is None:
                 stored = _weights.read_headers(_weights.weight_files(folder))
             _weights.check_tokenizer(folder)
-        tokenizer = _tokenizer(found, folder)
-        kind = _dtype(dtype, device, config, found, stored)
-        if random_init is not None:
-            module = _random_module(config, model_class, random_init).to(dtype=kind)
+        choose_attention(config, wanted.attention)
+        acts = acting(config)
+        empty = _checked(found, config, options, stored, seed is not None)
+        tokenizer = load_tokenizer(found, folder if found.gguf is not None else found.tokenizer_folder)
+        kind = _dtype(wanted.dtype, device, config, found, stored)
+        if seed is not None:
+            module = random_module(config, options, seed).to(dtype=kind)
             sha256 = _weights.hash_tensors(module.state_dict())
         else:
             # Hashing waits for the disk and frees the interpreter, so it costs little beside loading.
@@ -87,78 +126,36 @@ def _load(found: Source, device: torch.device, dtype: str, random_init: int | No
                     hashed = pool.submit(_weights.hash_file, found.gguf)
                 else:
                     hashed = pool.submit(_weights.hash_stored, stored)
-                module = _stored_module(found, folder, config, model_class, kind, device)
+                module = stored_module(Plan(found, folder, config, options, kind, device, stored), empty)
                 sha256 = hashed.result()
+            if found.adapter is not None:
+                found.adapter.merge(module)
+                sha256 = found.adapter.sha256(sha256)
             _check_finite(module, found)
     try:
         module = module if module.device == device else module.to(device)
     except torch.OutOfMemoryError as error:
         what = f"{found.name} does not fit into the memory of {device}"
         raise ModelError(what, "pass --dtype bfloat16 or --device cpu") from error
-    return module.eval().requires_grad_(False), tokenizer, sha256
+    return module.eval().requires_grad_(False), tokenizer, sha256, acts
 
 
-def _check_known(folder: Path, config: dict[str, Any]) -> None:
-    model_type = config["model_type"]
-    registered.tell_transformers(model_type)
-    if model_type not in CONFIG_MAPPING:
-        if "auto_map" in config:
-            what = f"{folder} needs code of its own ({model_type}), which is never run"
-            raise ModelError(what, "install its code, and register it with a plugin")
-        raise ModelError(
-            f"transformers {transformers.__version__} knows no architecture {model_type!r} ({folder})",
-            "upgrade transformers, or register it with a plugin",
+def _checked(
+    found: Source, config: Any, options: dict[str, Any], stored: list[_weights.StoredTensor], random: bool
+) -> nn.Module:
+    """The model without its weights, once it is known to have a size that fits them."""
+    plain = copy.deepcopy(config)
+    packed = plain.__dict__.pop("quantization_config", None) is not None
+    empty = empty_model(plain, options, found.where)
+    n: int | None = None
+    if not random and not packed:
+        n = (
+            gguf.n_stored(found.gguf)
+            if found.gguf is not None
+            else sum(math.prod(one.shape) for one in stored)
         )
-
-
-def _config(found: Source, folder: Path) -> Any:
-    options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
-    with quiet():
-        try:
-            return AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
-        except Exception as error:
-            # Whatever transformers makes of a bad file is one line to the user; its classes vary.
-            what = f"the config of {found.where} cannot be read ({_weights.brief(error)})"
-            raise ModelError(what, "fetch the model again") from error
-
-
-def _model_class(config: Any) -> type[Any]:
-    """The class of the backbone, refused where it is no text model with one residual stream."""
-    kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(
-            f"{kind} is an encoder-decoder, which has two residual streams", "use a decoder or an encoder"
-        )
-    try:
-        found: Any = MODEL_MAPPING[type(config)]
-    except KeyError:
-        raise ModelError(f"transformers has no backbone for {kind}", "use a text model") from None
-    model_class: type[Any] = found[0] if isinstance(found, (tuple, list)) else found
-    takes = getattr(model_class, "main_input_name", "input_ids")
-    if takes != "input_ids":
-        raise ModelError(f"{kind} reads {takes}, not text", "use a text model")
-    return model_class
-
-
-def _tokenizer(found: Source, folder: Path) -> Any:
-    where = found.where
-    options: dict[str, Any] = {} if found.gguf is None else {"gguf_file": found.gguf.name}
-    with quiet():
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, use_fast=True, trust_remote_code=False, **options
-            )
-        except Exception as error:
-            raise ModelError(
-                f"the tokenizer of {where} cannot be loaded ({_weights.brief(error)})",
-                "save its tokenizer.json",
-            ) from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"{where} has no fast tokenizer", "save its tokenizer.json")
-    # A text is tokenized whole; limits that were saved with the tokenizer would cut it without a word.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
+    check_size(empty, found.where, n)
+    return empty
 
 
 def _dtype(
@@ -178,61 +175,10 @@ def _dtype(
     return kind
 
 
-def _options(model_class: type[Any]) -> dict[str, Any]:
+def _options(made: type[Any]) -> dict[str, Any]:
     # A pooler is no part of the residual stream, and many encoders are stored without its weights.
-    takes = inspect.signature(model_class.__init__).parameters
+    takes = inspect.signature(made.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
-
-
-def _random_module(config: Any, model_class: type[Any], seed: int) -> Any:
-    config.__dict__.pop("quantization_config", None)
-    options = {"dtype": torch.float32, "trust_remote_code": False} | _options(model_class)
-    with quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return AutoModel.from_config(config, **options)
-        except Exception as error:
-            # Each architecture rejects a bad config in its own way.
-            raise ModelError(f"the config makes no {config.model_type} ({_weights.brief(error)})") from error
-
-
-def _stored_module(
-    found: Source,
-    folder: Path,
-    config: Any,
-    model_class: type[Any],
-    kind: torch.dtype | str,
-    device: torch.device,
-) -> Any:
-    options = {"config": config, "dtype": kind, "trust_remote_code": False, "output_loading_info": True}
-    # Tensors of another shape are named and refused below; transformers would only point at its own log.
-    options |= {"ignore_mismatched_sizes": True} | _options(model_class)
-    where = found.where
-    if found.gguf is not None:
-        options |= {"gguf_file": found.gguf.name}
-        if (gguf_config := getattr(transformers, "GgufConfig", None)) is not None:
-            # Packed weights would need kernels that are fetched at run time, and have no columns to read.
-            config.__dict__.pop("quantization_config", None)
-            options["quantization_config"] = gguf_config(dequantize=True)
-    else:
-        options |= {"use_safetensors": True}
-        if getattr(config, "quantization_config", None) is not None:
-            # Quantised maps cannot be moved once they are built.
-            options |= {"device_map": {"": device}}
-    with quiet():
-        try:
-            module, info = AutoModel.from_pretrained(folder, **options)
-        except Exception as error:
-            # Whatever transformers makes of bad weights is one line to the user; its classes vary by version.
-            raise ModelError(f"{where} cannot be loaded ({_weights.brief(error)})") from error
-    for key, what in (("missing_keys", "lack"), ("mismatched_keys", "have another shape for")):
-        names = sorted(str(k[0] if isinstance(k, tuple) else k) for k in info.get(key) or ())
-        if names:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ModelError(f"the weights in {where} {what} {shown}", "fetch the model again")
-    if errors := info.get("error_msgs"):
-        raise ModelError(f"{where} cannot be loaded ({_weights.brief(ValueError(errors[0]))})")
-    return module
 
 
 def _check_finite(module: nn.Module, found: Source) -> None:
@@ -280,3 +226,27 @@ def _probe_ids(rows: int, n: int, avoid: set[int | None]) -> list[int]:
     # Spread over the vocabulary, and no padding: some models count positions from what is no padding.
     usable = [i for i in range(min(rows, 4096)) if i not in avoid] or list(range(rows))
     return [usable[(7 + 13 * i * max(1, len(usable) // (13 * n))) % len(usable)] for i in range(n)]
+
+
+def _try_passes(model: LoadedModel) -> None:
+    """The shapes that later passes have: one token alone, a special one too, and rows of unlike length.
+
+    Raises:
+        ModelError: if the model does not run on one of them.
+    """
+    special = sorted(i for i in model.tokenizer.all_special_ids if i is not None and i < model.vocab_size)
+    ids = _probe_ids(model.vocab_size, 4, set(special))
+    rows = [[i] for i in (*special[:1], *ids[:2])]
+    shapes: dict[str, tuple[list[list[int]], list[int] | None]] = {"one token alone": (rows, None)}
+    if model.max_positions is None or model.max_positions >= len(ids):
+        shapes["rows of unlike length"] = ([ids, ids], [len(ids), 1])
+    for what, (batch, lengths) in shapes.items():
+        try:
+            with quiet():
+                model.forward(torch.LongTensor(batch), lengths, model.sites[-1:], lambda *_: None)
+        except SignariumError:
+            raise
+        except Exception as error:
+            # Each architecture that needs more says so in its own way.
+            reason = f"{model.architecture} does not run on {what} ({_weights.brief(error)})"
+            raise ModelError(reason, "use a model that does") from error

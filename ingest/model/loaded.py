@@ -39,6 +39,9 @@ class Origin:
     revision: str | None
     weights_sha256: str
     random_init_seed: int | None
+    config: str
+    attention: str
+    notes: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -54,6 +57,9 @@ class LoadedModel:
             weights). Does not depend on how files are split.
         tokenizer_sha256: of the tokenizer's definition and its special tokens.
         random_init_seed: the seed, where the weights are random.
+        config: JSON of what of the config shapes the hidden states (`config.acting`). `attention`: the implementation.
+        catalogue_id: the model_id that a catalogue gave it before configs counted; None where that is from its content.
+        notes: sentences for the person who loads it.
         causal: found by experiment; earlier positions do not see later tokens.
         sites: every site there is, in model order. `site_notes`: why others are not, by site name.
         max_positions: the longest text in tokens, where there is such a limit.
@@ -79,6 +85,9 @@ class LoadedModel:
         self.dtype = str(token_embedding(module).weight.dtype).removeprefix("torch.")
         self.device = token_embedding(module).weight.device
         self.weights_sha256, self.random_init_seed = origin.weights_sha256, origin.random_init_seed
+        self.config, self.attention = origin.config, origin.attention
+        self.catalogue_id: str | None = None
+        self.notes = list(origin.notes)
         self.causal = layout.causal
         self.sites, self.site_notes = layout.sites, layout.notes
         self.max_positions = max_positions(module)

@@ -23,10 +23,10 @@ from torch import Tensor
 from ...catalog.errors import ModelError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".npz", ".nemo")
+OTHER_WEIGHTS = (".h5", ".msgpack", ".onnx", ".npz", ".nemo")
 # State that training leaves beside the weights: a pickle, but no weights.
 _NO_WEIGHTS = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth")
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.txt",
@@ -43,6 +43,8 @@ _BYTES = {
 }
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CHUNK = 1 << 22
+_MOST_JSON = 100_000_000
+"""Bytes of a header or config: the limit that safetensors sets to its headers."""
 
 
 def brief(error: BaseException) -> str:
@@ -61,8 +63,11 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: if the file holds something else.
     """
     try:
+        # A device or a pipe in its place would be read without end.
+        if not path.is_file() or (size := path.stat().st_size) > _MOST_JSON:
+            raise ValueError(f"{size:,} bytes" if path.is_file() else "no regular file")
         value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read ({brief(error)})", "fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is no JSON object", "fetch the model again")
@@ -77,10 +82,6 @@ def check_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{folder} holds an adapter, not a model", "merge it into its base model and save that"
-            )
         ggufs = sorted(folder.glob("*.gguf"))
         if ggufs:
             raise ModelError(f"{folder} has no config.json", f"pass the file itself: {ggufs[0]}")
@@ -99,7 +100,7 @@ def check_tokenizer(folder: Path) -> None:
     Raises:
         ModelError: if no tokenizer file is there.
     """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES) and not any(folder.glob("*.tiktoken")):
         raise ModelError(f"{folder} has no tokenizer", "save the model's tokenizer.json into it")
 
 
@@ -114,10 +115,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ModelError(f"{index} lists no weights", "fetch the model again")
-        files = [folder / name for name in sorted(set(map(str, weight_map.values())))]
+        files = [folder / name for name in shards(index)]
         for file in files:
             if not file.is_file():
                 raise ModelError(f"{file} is missing, and {index.name} lists it", "fetch the model again")
@@ -127,7 +125,7 @@ def weight_files(folder: Path) -> list[Path]:
         if file.suffix.lower() in PICKLES:
             raise pickled(file)
     for file in there:
-        if file.suffix.lower() in _OTHER_WEIGHTS:
+        if file.suffix.lower() in OTHER_WEIGHTS:
             raise ModelError(f"{file} is no safetensors file", "convert it to safetensors with transformers")
     other = next((p for p in there if p.suffix == ".safetensors"), None)
     if other is not None:
@@ -135,6 +133,23 @@ def weight_files(folder: Path) -> list[Path]:
             f"{folder} has {other.name} but no model.safetensors", "save it with save_pretrained"
         )
     raise ModelError(f"{folder} has no weights", "put model.safetensors into it, or pass --random-init SEED")
+
+
+def shards(index: Path) -> list[str]:
+    """The names of the files that an index of weights lists, each of its own folder.
+
+    Raises:
+        ModelError: if it lists none, or one elsewhere.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} lists no weights", "fetch the model again")
+    names = sorted(set(map(str, weight_map.values())))
+    outside = next((name for name in names if name in ("", "..") or Path(name).name != name), None)
+    if outside is not None:
+        what = f"{index} names {outside!r}, which is no file of its folder"
+        raise ModelError(what, "fetch the model again")
+    return names
 
 
 def pickled(file: Path) -> ModelError:
@@ -173,18 +188,22 @@ def _read_header(file: Path) -> list[StoredTensor]:
     def bad(why: str) -> ModelError:
         return ModelError(f"{file} is truncated or corrupt ({why})", "fetch it again")
 
+    if not file.is_file():
+        raise bad("no regular file")
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
         if len(head) < 8:
             raise bad(f"{size} bytes are no safetensors file")
         (length,) = struct.unpack("<Q", head)
-        if 8 + length > size:
+        if 8 + length > size or length > _MOST_JSON:
             raise bad(f"a header of {length} bytes in a file of {size}")
         try:
             header = json.loads(stream.read(length).decode("utf-8"))
             entries = {k: v for k, v in header.items() if k != "__metadata__"}
             data = 8 + length
+            if any(not _plain(v) for v in entries.values()):
+                raise ValueError("a tensor without type, shape or place")
             tensors = [
                 StoredTensor(
                     name, v["dtype"], tuple(v["shape"]), file, data + v["data_offsets"][0],
@@ -193,7 +212,7 @@ def _read_header(file: Path) -> list[StoredTensor]:
                 for name, v in entries.items()
             ]  # fmt: skip
             end = max((t.start + t.n_bytes for t in tensors), default=data)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise bad(f"its header cannot be read: {brief(error)}") from error
     if end != size:
         raise bad(f"its header describes {end} bytes and the file has {size}")
@@ -202,6 +221,12 @@ def _read_header(file: Path) -> list[StoredTensor]:
         if t.n_bytes < 0 or t.start < data or (expected and t.n_bytes != expected):
             raise bad(f"{t.name} of shape {list(t.shape)} and type {t.dtype} takes {t.n_bytes} bytes")
     return tensors
+
+
+def _plain(entry: Any) -> bool:
+    """Whether an entry of a header has the types that it should have."""
+    counts = [*entry["shape"], *entry["data_offsets"]]
+    return isinstance(entry["dtype"], str) and all(type(one) is int and one >= 0 for one in counts)
 
 
 def stored_dtype(tensors: Iterable[StoredTensor]) -> torch.dtype | None:

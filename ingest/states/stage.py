@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from ...catalog import bulk, schema
 from ...catalog.codes import hamming, n_bytes
 from ...catalog.errors import RunConflict, option
+from ...catalog.text import visible
 from .. import size as sizes
 from ..job import Context, Done, Watch
 from ..journal import Journal, RunSpec, Shard
@@ -53,6 +54,8 @@ class StateStage:
         self.old = old_runs(context.path, context.known.model_id, ("states",))
         context.progress.loading("counting tokens")
         self.plans = plan_states(context, self.old, place_texts(context))
+        for plan in [one for one in self.plans if not one.done][:1]:
+            say_first_window(context, plan)
         context.plans += self.plans
         self.size = size_of(self.plans)
 
@@ -65,6 +68,29 @@ class StateStage:
             done.runs.append(plan.spec.run_id)
             done.tokens += max(0, plan.tokens - plan.tokens_done)
         return done
+
+
+_SHOWN = 24
+"""Tokens of the first window that are kept with the run, and said: enough to see how the tokenizer cuts."""
+
+
+def say_first_window(context: Context, plan: JobPlan) -> None:
+    """Note how the text begins as the model reads it, among the parameters of a new run and for the person who asked."""
+    first = next(placed_windows(context.model, plan, context.window), None)
+    if first is None:
+        return
+    ids = [int(one) for one in first.window.ids[:_SHOWN]]
+    tokens = [
+        str(one)
+        for one in context.model.tokenizer.backend_tokenizer.decode_batch(
+            [[i] for i in ids], skip_special_tokens=False
+        )
+    ]
+    plan.spec.params.setdefault("first_tokens", tokens)
+    more = " ..." if len(first.window.ids) > _SHOWN else ""
+    context.notes.append(
+        f"{first.window.source} begins with the tokens {'|'.join(map(visible, tokens))}{more}"
+    )
 
 
 def plan_states(context: Context, old: Sequence[OldRun], placed: Sequence[TextPlan]) -> list[JobPlan]:

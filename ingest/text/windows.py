@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...catalog.errors import InvalidInput
 from . import splice
+from .panics import unbroken
 from .records import Render, read_characters, read_records
 from .sources import ENDINGS, TextFile, find_texts
 
@@ -158,7 +159,8 @@ def windows(
     else:
 
         def encode(texts: list[str]) -> list[Any]:
-            return list(backend.encode_batch(texts, add_special_tokens=False))
+            with unbroken(file.name):
+                return list(backend.encode_batch(texts, add_special_tokens=False))
 
         cuts = _cuts(_sources(file, encode, render), room)
     return _numbered(cuts, prefix, suffix, start_window)

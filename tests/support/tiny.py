@@ -227,13 +227,20 @@ def capture(
     return seen
 
 
-def gguf(path: Path, seed: int = 0) -> Path:
-    """Writes the tiny Llama, `model("llama", seed)`, and its tokenizer as a GGUF file in float32."""
+def gguf(
+    path: Path, seed: int = 0, *, pre: str = "gpt-2", architecture: str = "llama", vocabulary: bool = True,
+    more: dict[str, Tensor] | None = None, split: int = 0,
+) -> Path:  # fmt: skip
+    """Writes the tiny Llama, `model("llama", seed)`, and its tokenizer as a GGUF file in float32.
+
+    `pre` is the name of its pre-tokenizer; `architecture` what the file says it is; without `vocabulary` it has no
+    tokenizer; `more` are further tensors; `split` is how many tensors each of several files holds.
+    """
     from gguf import GGUFWriter, TokenType
 
     path.parent.mkdir(parents=True, exist_ok=True)
     made = config("llama")
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture, split_max_tensors=split)
     writer.add_context_length(made.max_position_embeddings)
     writer.add_embedding_length(made.hidden_size)
     writer.add_block_count(made.num_hidden_layers)
@@ -247,15 +254,16 @@ def gguf(path: Path, seed: int = 0) -> Path:
     tokens = sorted(definition["vocab"], key=definition["vocab"].get)
     tokens += [f"<unused{i}>" for i in range(VOCAB_SIZE - len(tokens))]
     special = {"<bos>", "<eos>", "<pad>", "<unk>"}
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL if t in special else TokenType.NORMAL for t in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in definition["merges"]])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    writer.add_pad_token_id(2)
-    writer.add_unk_token_id(3)
+    if vocabulary:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(tokens)
+        writer.add_token_types([TokenType.CONTROL if t in special else TokenType.NORMAL for t in tokens])
+        writer.add_token_merges([" ".join(pair) for pair in definition["merges"]])
+        writer.add_bos_token_id(0)
+        writer.add_eos_token_id(1)
+        writer.add_pad_token_id(2)
+        writer.add_unk_token_id(3)
     names = {
         "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
         "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
@@ -275,6 +283,8 @@ def gguf(path: Path, seed: int = 0) -> Path:
             writer.add_tensor(f"blk.{layer}.{names[where]}.weight", tensor.contiguous().numpy())
         else:
             writer.add_tensor(f"{names[where]}.weight", tensor.numpy())
+    for name, tensor in (more or {}).items():
+        writer.add_tensor(name, tensor.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
