@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -147,7 +147,12 @@ def alone(file: Path) -> Iterator[Path]:
         raise ModelError(what, 'pip install "signarium[gguf]"') from error
 
     class Reader(gguf_reader.GGUFReader):
-        """Reads fields from a plain view: every slice of a mapped array looks up what it is mapped to."""
+        """Reads fields from a plain view: every slice of a mapped array looks up what it is mapped to.
+
+        `mapped` are the tensors that transformers found a place for, by the loader that does not report the others.
+        """
+
+        mapped: ClassVar[dict[str, str]] = {}
 
         @property
         def data(self) -> Any:
@@ -169,13 +174,12 @@ def alone(file: Path) -> Iterator[Path]:
         # The reader fails on damage wherever it meets it, with whatever numpy says.
         raise ModelError(f"{file} is truncated or corrupt ({brief(error)})", "fetch it again") from error
     _check_whole(reader, file)
-    reader.mapped = {}
     map_names = modeling_gguf_pytorch_utils.get_gguf_hf_weights_map
 
     def mapped(*args: Any, **options: Any) -> Any:
         # It calls itself for every module; the outermost call ends last.
-        reader.mapped = map_names(*args, **options)
-        return reader.mapped
+        Reader.mapped = map_names(*args, **options)
+        return Reader.mapped
 
     with scratch_folder() as folder:
         (folder / file.name).symlink_to(file)

@@ -224,4 +224,5 @@ def _divide_frequencies(module: nn.Module, file: Path) -> None:
             f"the factors of rotary frequencies in {file} have no place", "use the model's folder"
         )
     for one in fitting:
-        one.inv_freq = one.inv_freq / factors.to(one.inv_freq)
+        table: Any = one.inv_freq
+        one.inv_freq = table / factors.to(table)

@@ -63,6 +63,7 @@ def load_tokenizer(source: Source, folder: Path, *, earlier: bool = False) -> An
 def _wrapped(source: Source, folder: Path, backend: Tokenizer | None) -> Any:
     """What transformers makes of the files: it knows the special tokens by their names."""
     options: dict[str, Any] = {} if source.gguf is None else {"gguf_file": source.gguf.name}
+    tokenizer: Any
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
