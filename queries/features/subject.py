@@ -110,7 +110,7 @@ class _Features(Defaults):
         features = features_at(search.connection, target)
         kept = np.arange(len(features.ids))
         if search.where is not None:
-            matched = matching_items(search.connection, target, search.where)
+            matched = matching_items(search.path, target, search.where)
             kept = np.flatnonzero(np.isin(features.ids, matched))
         distance = masked.differing_each(code[None], features.patterns, target.width, engine=search.engine)[0]
         agreement = codes.agreement(code, features.patterns.mask, features.patterns.polarity)

@@ -101,7 +101,7 @@ def search_all(path: Path, queries: codes.Codes, options: Options) -> Neighbours
         target = (subject or default_subject(connection, choice)).target(connection, choice)
         opened = [index.get(path, info, connection) for info in target.infos]
         k, engine = options.k, options.engine
-        kept = None if where is None else matching(path, connection, target, opened, where)
+        kept = None if where is None else matching(path, target, opened, where)
     parts = [
         searched.search(queries, k, None if kept is None else kept[i], engine)
         for i, searched in enumerate(opened)

@@ -52,11 +52,7 @@ def _by_index(search: Search, rows_of: Rows, opened: Sequence[index.CodeIndex]) 
     recalls: list[float] = []
     parts = []
     searched = 0
-    kept = (
-        None
-        if search.where is None
-        else matching(search.path, search.connection, target, opened, search.where)
-    )
+    kept = None if search.where is None else matching(search.path, target, opened, search.where)
     for i, (info, codes_of_set) in enumerate(zip(target.infos, opened, strict=True)):
         rows = None if kept is None else kept[i]
         searched += codes_of_set.n if rows is None else len(rows)

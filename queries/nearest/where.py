@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...catalog import store
-from ...catalog.errors import InvalidInput, option
+from ...catalog.errors import InvalidInput, QueryFailed, QueryLimit, QueryRefused, option
 from ...catalog.index import CodeIndex
 from ..sandbox import REFUSED_FUNCTIONS
 from .subject import Target
@@ -81,8 +81,7 @@ def parse_where(connection: duckdb.DuckDBPyConnection, where: str | None) -> Con
         raise InvalidInput(refused, "write one condition such as position > 0")
     names: set[str] = set()
     repeatable = True
-    allowed = set(parts.views()) | _with_names(node)
-    for part in _nodes(node):
+    for part, allowed in _scopes(node, frozenset(parts.views())):
         kind = part.get("type")
         if part.get("class") == "COLUMN_REF":
             names.update(name.lower() for name in part["column_names"])
@@ -110,27 +109,28 @@ def _brief(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:119] + "…")
 
 
-def _nodes(tree: Any) -> list[dict[str, Any]]:
-    nodes, pending = [], [tree]
+def _scopes(tree: Any, known: frozenset[str]) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+    """Every node of a parsed query with the names that tables may have there: `known`, and those that a `WITH` gives.
+
+    A name of `WITH` holds in its own query and in those behind it, but in what it names only if that is recursive.
+    """
+    pending: list[tuple[Any, frozenset[str]]] = [(tree, known)]
     while pending:
-        node = pending.pop()
-        if isinstance(node, dict):
-            nodes.append(node)
-            pending.extend(node.values())
-        elif isinstance(node, list):
-            pending.extend(node)
-    return nodes
-
-
-def _with_names(tree: Any) -> set[str]:
-    """Names that `WITH` inside a subquery gives to other subqueries."""
-    maps = [node["cte_map"].get("map", []) for node in _nodes(tree) if isinstance(node.get("cte_map"), dict)]
-    return {entry["key"] for entries in maps for entry in entries}
+        part, names = pending.pop()
+        if isinstance(part, list):
+            pending.extend((one, names) for one in part)
+        elif isinstance(part, dict):
+            given = part.get("cte_map")
+            for entry in given.get("map", []) if isinstance(given, dict) else []:
+                recursive = entry["value"]["query"]["node"]["type"] == "RECURSIVE_CTE_NODE"
+                pending.append((entry["value"], names | {entry["key"]} if recursive else names))
+                names |= {entry["key"]}
+            yield part, names
+            pending.extend((value, names) for key, value in part.items() if key != "cte_map")
 
 
 def matching(
     path: Path,
-    connection: duckdb.DuckDBPyConnection,
     target: Target,
     opened: Sequence[CodeIndex],
     where: Condition,
@@ -144,7 +144,7 @@ def matching(
         if key in _kept:
             _kept.move_to_end(key)
             return _kept[key]
-    items = matching_items(connection, target, where)
+    items = matching_items(path, target, where)
     rows = [codes.rows_of(items) for codes in opened]
     if where.repeatable:
         with _kept_lock:
@@ -169,31 +169,32 @@ def _state_of(path: Path) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def matching_items(
-    connection: duckdb.DuckDBPyConnection, target: Target, where: Condition
-) -> NDArray[np.int64]:
-    """Items of a target for which `where` holds, and perhaps of others."""
-    import duckdb
+def matching_items(path: Path, target: Target, where: Condition) -> NDArray[np.int64]:
+    """Items of a target for which `where` holds, and perhaps of others.
+
+    A condition is a stranger's SQL: it runs where `sql` runs it, under its limits, and is killed when we are interrupted.
+    """
+    from ..sql import Limits, stream
 
     view = target.view
     query, item = target.subject.source(target, where.names)
+    # The brackets hold: the text was parsed by itself before. In WHERE, DuckDB takes no windows and no lists of rows.
+    condition = f"(\n{where.text}\n)"
+    filtered = f"SELECT {item} AS item, {condition} AS kept FROM ({query}) AS {view} WHERE {condition}"
+    said = f"{option('where')} {_brief(where.text)}"
     try:
-        # The brackets hold: the text was parsed by itself before.
-        typed = connection.execute(f"SELECT (\n{where.text}\n) FROM ({query}) AS {view} LIMIT 0").description
-        if len(typed or ()) != 1 or str(typed[0][1]) not in ("BOOLEAN", "bool"):
-            raise InvalidInput(
-                f"{option('where')} {_brief(where.text)} is no condition",
-                "write one that is true or false, such as position > 0",
-            )
-        rows = connection.execute(
-            f"SELECT {item} AS item FROM ({query}) AS {view} WHERE (\n{where.text}\n)"
-        ).fetchnumpy()
-    except duckdb.Error as error:
-        from ..sql import one_line
-
-        message = one_line(str(error))
+        with stream(path, filtered, Limits(check=True)) as reader:
+            if str(reader.schema.field("kept").type) != "bool":
+                raise InvalidInput(
+                    f"{said} is no condition", "write one that is true or false, such as position > 0"
+                )
+            items = reader.read_all().column("item").to_numpy()
+    except QueryLimit as error:
+        raise QueryLimit(f"{said} cannot be used: {error.what}", "write one that needs less") from error
+    except (QueryFailed, QueryRefused) as error:
+        message = error.what
         if "Referenced column" in message:
             columns = ", ".join(target.subject.columns())
             message = f"{message.split(' Candidate ')[0]} The columns are {columns}"
-        raise InvalidInput(f"{option('where')} {_brief(where.text)} cannot be used", message) from error
-    return np.asarray(rows["item"], dtype=np.int64)
+        raise InvalidInput(f"{said} cannot be used", message) from error
+    return np.asarray(items, dtype=np.int64)

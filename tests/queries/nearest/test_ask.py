@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -516,6 +518,9 @@ def secret(tmp_path: Path) -> Path:
         "EXISTS (FROM glob('/*'))",
         "EXISTS (WITH a AS (FROM 'FILE') FROM a)",
         "EXISTS (FROM documents WHERE EXISTS (FROM 'FILE'))",
+        "EXISTS (WITH \"FILE\" AS (SELECT 1) SELECT 1) AND EXISTS (FROM 'FILE')",
+        'EXISTS (WITH "FILE" AS (FROM "FILE") FROM "FILE")',
+        "EXISTS (WITH a AS (FROM 'FILE'), \"FILE\" AS (SELECT 1) FROM a)",
         "EXISTS (SELECT 1 FROM code_row)",
         "EXISTS (FROM duckdb_settings())",
         "EXISTS (FROM information_schema.tables)",
@@ -801,3 +806,29 @@ def test_a_damaged_index_is_noticed_by_its_hits(c: signarium.Catalogue, catalogu
     assert answered(copy.nearest('type:" king"', k=ALL, **AT))[:5] == expected
     assert copy.index() == []
     assert all(one.ok for one in copy.verify())
+
+
+def test_names_of_with_hold_where_they_are_given(c: signarium.Catalogue) -> None:
+    given = "EXISTS (WITH a AS (SELECT 1 AS x), b AS (FROM a) FROM b WHERE EXISTS (WITH d AS (FROM b) FROM d)) AND true"
+    counted = "5 = (WITH RECURSIVE a AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM a WHERE x < 5) SELECT max(x) FROM a)"
+    for where in (given, counted):
+        assert c.nearest('type:" king"', within="states", where=where, **AT).searched == 1956
+
+
+def test_an_interrupt_ends_a_filter_at_once(c: signarium.Catalogue) -> None:
+    """As Ctrl-C does: the main thread is never inside the query."""
+    where = "(SELECT count(*) FROM states a, states b, states c WHERE hash(a.code, b.code, c.code) = 1) > 0"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.5)
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            c.nearest('type:" king"', within="states", where=where, **AT)
+        assert time.monotonic() - started < 3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
