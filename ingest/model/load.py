@@ -243,7 +243,7 @@ def _try_passes(model: LoadedModel) -> None:
     for what, (batch, lengths) in shapes.items():
         try:
             with quiet():
-                model.forward(torch.LongTensor(batch), lengths, model.sites[-1:], lambda *_: None)
+                model.bare_forward(torch.LongTensor(batch), lengths, model.sites[-1:])
         except SignariumError:
             raise
         except Exception as error:
