@@ -226,8 +226,10 @@ def _old_run(connection: Any, run_id: str, job: str, params: str, finished: bool
     text_ids = connection.execute(
         "SELECT text_id FROM run_text WHERE run_id = ? ORDER BY place", [run_id]
     ).fetchall()
+    # A type without a finite state is done and has no code; a state is a token of a window.
+    counted = "tokens" if job == "states" else "n"
     done = connection.execute(
-        "SELECT coalesce(sum(tokens), 0) FROM shard WHERE run_id = ?", [run_id]
+        f"SELECT coalesce(sum({counted}), 0) FROM shard WHERE run_id = ?", [run_id]
     ).fetchone()
     spec = RunSpec(run_id, job, json.loads(params), tuple(specs), tuple(row[0] for row in text_ids))
     return OldRun(spec, finished, complete, int(done[0]))

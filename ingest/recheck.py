@@ -75,9 +75,8 @@ def recheck(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]
     if not sets:
         return results
     with store.reading(path) as connection:
-        chosen = np.sort(
-            np.random.default_rng(seed).choice(model.vocab_size, min(n, model.vocab_size), replace=False)
-        )
+        items = np.concatenate(list(bulk.stream_items(connection, sets[0][1])))
+        chosen = np.sort(np.random.default_rng(seed).choice(items, min(n, len(items)), replace=False))
         stored = {}
         for site, ident, width in sets:
             table = connection.execute(

@@ -89,7 +89,12 @@ class Source:
                 "AND r.finished_at IS NOT NULL ORDER BY r.started_at LIMIT 1",
                 [self.model_id, site, centre],
             ).fetchall()
-            _, codes = bulk.read_codes(connection, rows[0][0], n_bytes(width))
+            items, codes = bulk.read_codes(connection, rows[0][0], n_bytes(width))
+        if len(items) < (n := self.context.model.vocab_size):
+            # A type without a finite state has no code: here it has that of nothing, as in the control bases.
+            whole = np.zeros((n, codes.shape[1]), codes.dtype)
+            whole[items] = codes
+            codes = whole
         return TypeBits(codes, width)
 
     def in_bases(self, site: str, centre: str) -> dict[str, TypeBits]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sqlalchemy.orm import Session
@@ -23,6 +24,7 @@ from ...catalog import bulk, schema, store
 from ...catalog.codes import n_bytes
 from ...catalog.errors import DiskFull, InvalidInput, option
 from ...catalog.files import make_scratch, replacing
+from ...catalog.text import spelled
 from .. import size as sizes
 from ..job import Context, Done, See, Watch
 from ..journal import Journal, RunSpec, Shard, scratch
@@ -75,11 +77,23 @@ class TypeStage:
         done = Done(changed=not all(one.done for one in self.plans))
         seen_by = [one.see for one in self.context.watches if one.stage == self.name]
         for plan in self.plans:
-            work = partial(run_types, self.context, plan, progress.computed, seen_by)
+            left_out: list[int] = []
+            work = partial(run_types, self.context, plan, progress.computed, seen_by, left_out)
             run_plan(self.context, plan, self.old, work, progress)
+            done.notes += _of_those_left_out(self.context, left_out)
             done.runs.append(plan.spec.run_id)
             done.tokens += max(0, plan.tokens - plan.tokens_done)
         return done
+
+
+def _of_those_left_out(context: Context, ids: Sequence[int]) -> list[str]:
+    """What to say of types without finite states."""
+    if not ids:
+        return []
+    strings = context.model.token_strings()
+    named = ", ".join(spelled(strings[i], i) for i in ids[:5]) + (", ..." if len(ids) > 5 else "")
+    verb, stay = ("type gives", "stays") if len(ids) == 1 else ("types give", "stay")
+    return [f"{len(ids)} {verb} NaN or infinity, and {stay} without a code: {named}"]
 
 
 def plan_types(context: Context, old: Sequence[OldRun], job: str) -> list[JobPlan]:
@@ -120,6 +134,7 @@ def run_types(
     plan: JobPlan,
     computed: Callable[[int], None],
     seen_by: Sequence[See],
+    left_out: list[int],
     journal: Journal,
     start: int,
 ) -> None:
@@ -129,8 +144,10 @@ def run_types(
     and the job `types_bos` takes from it where it is there. `computed` hears of tokens as they are computed, `seen_by` see
     the states of the job `types` once their mean is known.
 
+    Types whose states are not finite have no code; `left_out` gets them.
+
     Raises:
-        ModelError: if a hidden state is NaN or infinite.
+        ModelError: if more than a few types in a hundred have such states.
         DiskFull: if the scratch files do not fit.
     """
     path, replicas, spec, model = context.path, context.replicas, plan.spec, context.model
@@ -189,9 +206,17 @@ def run_types(
                 site.name: _rows(folder / str(a), site.name, moments[site.name], model.device, a, seen_by)
                 for site in spec.sites
             }
+            absent = _absent(folder / str(a))
+            left_out += absent.tolist()
+            kept = np.setdiff1d(np.arange(a, b), absent)
             clock.pack_s += time.perf_counter() - begun
 
-            def write(session: Session, a: int = a, b: int = b, rows: dict[str, SiteRows] = rows) -> None:
+            def write(
+                session: Session,
+                a: int = a,
+                kept: NDArray[np.int64] = kept,
+                rows: dict[str, SiteRows] = rows,
+            ) -> None:
                 if a == 0:
                     _write_dimensions(session, spec, statistics)
                     write_tokens(session, model.tokenizer_sha256, strings)
@@ -200,16 +225,16 @@ def run_types(
                     [
                         bulk.code_columns(
                             one.code_set_id,
-                            np.arange(a, b),
-                            rows[one.site.name].norms,
-                            rows[one.site.name].codes[one.centre],
+                            kept,
+                            rows[one.site.name].norms[kept - a],
+                            rows[one.site.name].codes[one.centre][kept - a],
                         )
                         for one in spec.sets
                     ],
                 )
 
             wall += time.perf_counter() - begun
-            journal.submit(Shard(a, b - a, b - a, clock.forward_s, clock.pack_s, wall, write))
+            journal.submit(Shard(a, b - a, len(kept), clock.forward_s, clock.pack_s, wall, write))
     if spec.job == "types":
         context.means.update({name: one.mean for name, one in moments.items()})
 
@@ -220,10 +245,12 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class _Computed:
-    """Hidden states of `n` tokens from `start` on, by site, with their statistics."""
+    """Hidden states of `n` tokens from `start` on, by site, with their statistics; those of `absent` ones are zero, and
+    not in the statistics."""
 
     start: int
     n: int
+    absent: NDArray[np.int64]
     states: dict[str, torch.Tensor]
     statistics: dict[str, Statistics]
     clock: Clock
@@ -262,16 +289,38 @@ def _compute(
     passed = mark(model.device)
     states, statistics = {}, {}
     with one_pass(stop - start):
-        for name, pieces in parts.items():
-            states[name] = x = torch.cat(pieces)
-            check_norms(norms_of(x).cpu().numpy(), name)
+        together = {name: torch.cat(pieces) for name, pieces in parts.items()}
+        bad = _not_finite(together)
+        for name, x in together.items():
+            states[name] = x
+            if bad.any():
+                x[torch.from_numpy(bad).to(x.device)] = 0
+                x = x[torch.from_numpy(~bad).to(x.device)]
             # In float64, twice: a part at a time, or it takes more memory than the pass did.
             statistics[name] = reduce(Statistics.merge, map(Statistics.of, x.split(_ROWS)))
     ended = mark(model.device)
     if where.type == "cuda":
         torch.cuda.current_stream(where).synchronize()
     clock = Clock(seconds(begun, passed), seconds(passed, ended))
-    return _Computed(start, stop - start, states, statistics, clock)
+    return _Computed(start, stop - start, start + np.flatnonzero(bad), states, statistics, clock)
+
+
+_MOST_ABSENT = 0.05
+"""Share of a shard's types that may have no finite states: where more have none, the model is broken."""
+
+
+def _not_finite(states: dict[str, torch.Tensor]) -> NDArray[np.bool_]:
+    """Of each type, whether its state is NaN or infinite at some site.
+
+    Raises:
+        ModelError: if that are many.
+    """
+    norms = {name: norms_of(x).cpu().numpy() for name, x in states.items()}
+    bad: NDArray[np.bool_] = ~np.isfinite(np.stack(list(norms.values()))).all(axis=0)
+    if bad.sum() > max(1, _MOST_ABSENT * len(bad)):
+        for name, one in norms.items():
+            check_norms(one, name)
+    return bad
 
 
 def _save(file: Path, made: _Computed) -> None:
@@ -280,7 +329,7 @@ def _save(file: Path, made: _Computed) -> None:
     Raises:
         DiskFull: if they do not fit.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {"absent": torch.as_tensor(made.absent)}
     for name, x in made.states.items():
         # All of it is there already, so it need not queue behind what the device computes by now.
         with torch.cuda.stream(torch.cuda.Stream(x.device) if x.is_cuda else None):
@@ -300,9 +349,19 @@ def _readable(file: Path, spec: RunSpec, n: int) -> bool:
         return False
     try:
         with safe_open(str(file), "pt") as tensors:
-            return all(len(tensors.get_slice(site.name)[:, :1]) == n for site in spec.sites)
+            there = set(tensors.keys())
+            # What an earlier signarium left there does not say which types have no finite states.
+            return "absent" in there and all(
+                len(tensors.get_slice(site.name)[:, :1]) == n for site in spec.sites
+            )
     except SafetensorError:
         return False
+
+
+def _absent(file: Path) -> NDArray[np.int64]:
+    with safe_open(str(file), "pt") as tensors:
+        ids: NDArray[np.int64] = tensors.get_tensor("absent").numpy()
+    return ids
 
 
 def _merged(folder: Path, starts: Sequence[int], name: str) -> Statistics:

@@ -9,11 +9,13 @@ import tiny
 import torch
 from digest import codes, digest, rows, sound
 from effort import in_full
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 import signarium
 from signarium.catalog import store
 from signarium.catalog.errors import InvalidInput, ModelError
+from signarium.catalog.verify import verify
 from signarium.ingest import journal, size
 from signarium.ingest.model.load import LoadedModel, load_model
 from signarium.ingest.model.sites import Site
@@ -275,3 +277,22 @@ def test_bos_needs_the_stage_types(tmp_path: Path) -> None:
         signarium.ingest(  # type: ignore[operator]
             tmp_path / "c.duckdb", tmp_path, text=[tmp_path / "a.txt"], stages=["states"], bos=True
         )
+
+
+def test_a_type_without_a_finite_state_is_left_out_and_named(tmp_path: Path) -> None:
+    folder = tiny.folder(tmp_path, "llama")
+    tensors = load_file(folder / "model.safetensors")
+    # Finite, and its norm is not.
+    tensors["model.embed_tokens.weight"][35] = 3e38
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    path = tmp_path / "c.duckdb"
+    options: dict[str, Any] = {"sites": "embed;resid_post.1", "stages": "types,features", "device": "cpu"}
+    report = signarium.ingest(path, folder, **options)  # type: ignore[operator]
+    (note,) = [one for one in report.notes if "NaN" in one]
+    assert note.startswith("1 type gives NaN or infinity, and stays without a code: ")
+    found = rows(
+        path, "SELECT site, count(*), count(*) FILTER (token_id = 35) FROM types GROUP BY site, centre"
+    )
+    assert found == [(site, tiny.VOCAB_SIZE - 1, 0) for site, _, _ in found] and len(found) == 4
+    assert all(one.ok for one in verify(path))
+    assert signarium.ingest(path, folder, **options).already  # type: ignore[operator]
