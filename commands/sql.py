@@ -47,7 +47,7 @@ def sql(
         sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
     with catalogue.sql_batches(
         query,
-        exact=not parquet,
+        exact=True,
         rows=TABLE_ROWS + 1 if table else None,
         batch_rows=_ROW_GROUP if parquet else 8192,
         allow_files=allow_files,

@@ -35,6 +35,7 @@ _BATCH_BYTES = 4 << 20
 _PER_THREAD = 24 << 20
 _SLACK = 96 << 20
 _SPILL = "20GB"
+_MESSAGE = 20_000
 _DEPTH = 20_000  # DuckDB takes expressions 1,000 deep, each several levels of its parse tree
 
 # Callable from a SELECT, and yet: change the state of the engine or write (logging, profiling, checkpoints),
@@ -66,7 +67,9 @@ class Stop(Exception):
 
     def __init__(self, kind: str, **data: Any) -> None:
         super().__init__(kind)
-        self.frame = {"kind": kind, **data}
+        # A message may quote a value of any length, and a frame holds so much.
+        short = {name: one[:_MESSAGE] if isinstance(one, str) else one for name, one in data.items()}
+        self.frame = {"kind": kind, **short}
 
 
 class Pipe:
@@ -134,8 +137,8 @@ def main(parent: int) -> NoReturn:
     except RecursionError:
         pipe.send(FAILED, b'{"kind": "failed", "message": "the query or a value in it is nested too deeply"}')
     except Exception as error:
-        frame = {"kind": "failed", "message": f"{type(error).__name__}: {error}"}
-        pipe.send(FAILED, json.dumps(frame).encode())
+        stop = Stop("failed", message=f"{type(error).__name__}: {error}")
+        pipe.send(FAILED, json.dumps(stop.frame).encode())
     os._exit(0)  # no destructors: the answer is out, and a big result takes time to free
 
 

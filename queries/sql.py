@@ -382,6 +382,11 @@ class _Job:
             return CatalogueAltered(self.path, list(told.get("views", ())))
         if kind == "unreadable":
             return NotACatalogue(self.path, one_line(message))
+        if lacking := re.search(r"Unsupported Arrow type (\w+)", message):
+            return QueryFailed(
+                f"the result has the type {lacking[1]}, which DuckDB does not give away",
+                "cast that column, as in x::JSON or x::VARCHAR",
+            )
         return QueryFailed(one_line(message))
 
     def _died(self, child: subprocess.Popen[bytes], deadline: float) -> SignariumError:

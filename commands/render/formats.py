@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -162,7 +163,9 @@ def _write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: Bi
     import pyarrow.parquet as pq
 
     names = unique_names(schema.names)
-    schema = pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
+    schema = pa.schema(
+        [pa.field(name, _parquet_type(field)) for field, name in zip(schema, names, strict=True)]
+    )
     rows = 0
     try:
         writer = pq.ParquetWriter(out, schema)
@@ -170,9 +173,47 @@ def _write_parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: Bi
         raise InvalidInput(f"Parquet lacks a type of the result ({error})", "cast that column") from None
     with writer:
         for batch in batches:
-            writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
+            columns = [
+                column if column.type == field.type else _for_parquet(column, field)
+                for column, field in zip(batch.columns, schema, strict=True)
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             rows += batch.num_rows
     return rows
+
+
+def _parquet_type(field: pa.Field) -> pa.DataType:
+    """The type of Parquet that holds every value of a column.
+
+    Raises:
+        InvalidInput: if none does.
+    """
+    import pyarrow as pa
+
+    if isinstance(field.type, pa.OpaqueType):
+        found = {"bit": pa.string(), "hugeint": pa.decimal128(38), "uhugeint": pa.decimal128(38)}
+        if field.type.type_name in found:
+            return found[field.type.type_name]
+    elif isinstance(field.type, (pa.UuidType, pa.JsonType)):
+        return pa.string()
+    if "arrow.opaque" in str(field.type):
+        kind = getattr(field.type, "type_name", str(field.type))
+        raise InvalidInput(f"Parquet lacks the type of {field.name!r} ({kind})", "cast that column")
+    return field.type
+
+
+def _for_parquet(column: pa.Array, field: pa.Field) -> pa.Array:
+    import pyarrow as pa
+
+    values = python_values(column)
+    if pa.types.is_string(field.type):
+        return pa.array([None if one is None else str(one) for one in values], pa.string())
+    if any(one is not None and abs(one) >= 10**38 for one in values):
+        raise InvalidInput(
+            f"Parquet has numbers of 38 digits, and {field.name!r} has longer ones",
+            "cast that column to VARCHAR",
+        )
+    return pa.array([None if one is None else Decimal(one) for one in values], field.type)
 
 
 def is_terminal(out: Any) -> bool:

@@ -125,8 +125,8 @@ _NO_OFFSET = 16 * 3600 - 1
 def python_values(column: pa.Array) -> list[Any]:
     """The values of an Arrow array as Python has them, or as text where Python has none: a year beyond 9999, say.
 
-    DuckDB's own types are those of the extension `arrow.opaque`. Nanoseconds are cut to microseconds, a month of an
-    interval is 30 days, a map is a dict.
+    DuckDB's own types are those of the extension `arrow.opaque`. Infinite dates, intervals and nanoseconds are text, a map is
+    a dict.
     """
     import pyarrow as pa
 
@@ -136,16 +136,18 @@ def python_values(column: pa.Array) -> list[Any]:
     if pa.types.is_date(kind):
         return _or_text(column, _date_text)
     if pa.types.is_timestamp(kind):
-        micros = column if kind.unit != "ns" else column.cast(pa.timestamp("us", kind.tz), safe=False)
-        return _or_text(micros, _timestamp_text if kind.tz is None else _zoned_text)
+        if kind.unit == "ns":
+            zone = "" if kind.tz is None else "+00:00"
+            return [
+                None if one is None else _nanoseconds(one, zone)
+                for one in column.view(pa.int64()).to_pylist()
+            ]
+        return _or_text(column, _timestamp_text if kind.tz is None else _zoned_text)
     if pa.types.is_time64(kind):
-        micros = column if kind.unit == "us" else column.cast(pa.time64("us"), safe=False)
-        return [
-            "24:00:00" if whole == _DAY_US else value
-            for whole, value in zip(micros.view(pa.int64()).to_pylist(), micros.to_pylist(), strict=True)
-        ]
+        size = 1000 if kind.unit == "ns" else 1
+        return [None if one is None else _clock(one, size) for one in column.view(pa.int64()).to_pylist()]
     if pa.types.is_interval(kind):
-        return [None if one is None else _delta(one) for one in column.to_pylist()]
+        return [None if one is None else _interval(one) for one in column.to_pylist()]
     if isinstance(kind, pa.OpaqueType):
         read = _OPAQUE.get(kind.type_name, bytes)
         return [None if one is None else read(one) for one in column.storage.to_pylist()]
@@ -203,14 +205,40 @@ def _or_text(column: pa.Array, text: Callable[[Any], Any]) -> list[Any]:
     except (ValueError, OverflowError):
         import pyarrow as pa
 
-        whole = column.view(pa.int32() if pa.types.is_date32(column.type) else pa.int64()).to_pylist()
+        bits = 31 if pa.types.is_date32(column.type) else 63
+        whole = column.view(pa.int32() if bits == 31 else pa.int64()).to_pylist()
         unit = 1 if pa.types.is_date(column.type) else {"s": 10**6, "ms": 10**3, "us": 1}[column.type.unit]
-        return [None if one is None else text(one * unit) for one in whole]
+        return [None if one is None else _infinite(one, bits) or text(one * unit) for one in whole]
+
+
+def _infinite(stored: int, bits: int) -> str:
+    """What DuckDB's largest numbers of days, seconds ... stand for; "" for any other."""
+    if abs(stored) != 2**bits - 1:
+        return ""
+    return "infinity" if stored > 0 else "-infinity"
+
+
+def _nanoseconds(stored: int, zone: str) -> datetime | str:
+    """A moment, as text where microseconds do not hold it."""
+    if infinite := _infinite(stored, 63):
+        return infinite
+    micros, rest = divmod(stored, 1000)
+    moment = _EPOCH + timedelta(microseconds=micros)
+    if rest:
+        return f"{moment.isoformat(timespec='microseconds')}{rest:03}{zone}"
+    return moment.replace(tzinfo=UTC) if zone else moment
+
+
+def _clock(stored: int, size: int) -> time | str:
+    """A time of day, as text where Python has none: its end, and what microseconds do not hold."""
+    micros, rest = divmod(stored, size)
+    if micros == _DAY_US:
+        return "24:00:00"
+    clock = (_EPOCH + timedelta(microseconds=micros)).time()
+    return f"{clock.isoformat(timespec='microseconds')}{rest:03}" if rest else clock
 
 
 def _date_text(days: int) -> date | str:
-    if abs(days) == 2**31 - 1:
-        return date.max if days > 0 else date.min
     try:
         return _EPOCH.date() + timedelta(days=days)
     except OverflowError:
@@ -227,8 +255,6 @@ def _calendar(days: int) -> str:
 
 
 def _timestamp_text(micros: int, zone: str = "") -> datetime | str:
-    if abs(micros) == 2**63 - 1:
-        return datetime.max if micros > 0 else datetime.min
     try:
         moment = _EPOCH + timedelta(microseconds=micros)
         return moment if not zone else moment.replace(tzinfo=UTC)
@@ -248,8 +274,17 @@ def _zoned_text(micros: int) -> datetime | str:
     return _timestamp_text(micros, "+00")
 
 
-def _delta(interval: Any) -> timedelta:
-    return timedelta(days=30 * interval.months + interval.days, microseconds=int(interval.nanoseconds / 1000))
+def _interval(interval: Any) -> str:
+    """As DuckDB writes it: months and days have no length that seconds could tell."""
+    years, months = (math.copysign(one, interval.months) for one in divmod(abs(interval.months), 12))
+    counted = {"year": int(years), "month": int(months), "day": interval.days}
+    words = [f"{n} {unit}{'' if abs(n) == 1 else 's'}" for unit, n in counted.items() if n]
+    if interval.nanoseconds or not words:
+        seconds, micros = divmod(abs(interval.nanoseconds) // 1000, 10**6)
+        clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        part = f".{micros:06}".rstrip("0") if micros else ""
+        words.append(("-" if interval.nanoseconds < 0 else "") + clock + part)
+    return " ".join(words)
 
 
 def _bits(stored: bytes) -> str:

@@ -126,7 +126,7 @@ def _place(feature: Feature) -> str:
 
 
 def _named(connection: duckdb.DuckDBPyConnection, text: str) -> list[Feature]:
-    if text.isascii() and text.isdecimal() and int(text) < 1 << 63:
+    if text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 1 << 63:
         numbered = _features(connection, "f.feature_id = ?", [int(text)])
         if numbered:
             return numbered

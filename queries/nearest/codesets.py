@@ -188,8 +188,9 @@ class AtSites(CodeSets):
 
     def parse(self, value: str) -> str:
         value = value.strip()
-        if value and not (value.isascii() and value.isdecimal()):
-            raise InvalidInput(f"{value!r} is not a {self.item}", f"take one from the view {self.view}")
+        # Ids have 63 bits, and Python refuses to read very long numbers.
+        if value and not (value.isascii() and value.isdecimal() and len(value.lstrip("0")) < 20):
+            raise InvalidInput(f"{value[:40]!r} is not a {self.item}", f"take one from the view {self.view}")
         return value
 
     def find(

@@ -22,7 +22,14 @@ from rich.cells import cell_len
 
 from signarium.catalog.errors import InvalidInput
 from signarium.catalog.text import visible
-from signarium.commands.render.formats import atomic_output, render, rendered, unique_names, write_rows
+from signarium.commands.render.formats import (
+    atomic_output,
+    render,
+    render_batches,
+    rendered,
+    unique_names,
+    write_rows,
+)
 from signarium.commands.render.values import json_text, plain, python_values
 
 BIG = 2**63 - 1
@@ -205,7 +212,7 @@ def test_arrow_tables(tmp_path: Path) -> None:
     )
     lines = rendered(table, "csv").splitlines()
     assert lines[0] == "id,code,at,tags"
-    assert lines[2].startswith(f"{BIG},,1970-01-01") and lines[2].endswith("T00:00:00+00:00,[]")
+    assert lines[2].startswith(f"{BIG},,1970-01-01") and lines[2].endswith("T00:00:00.000000001+00:00,[]")
     assert json.loads(rendered(table.drop_columns("at"), "json"))[0] == {"id": 1, "code": "ab", "tags": ["a"]}
     assert rendered(table).endswith("(2 rows)\n")
     with atomic_output(tmp_path / "x.parquet") as out:
@@ -246,12 +253,11 @@ def test_values_of_every_type_are_those_of_duckdb() -> None:
         *("true", "1::UTINYINT", "1.5::FLOAT", "1.50::DECIMAL(5, 2)", "'x'", "'\\xAA'::BLOB", "NULL"),
         *("-5::HUGEINT", "340282366920938463463374607431768211455::UHUGEINT", "'10101010101'::BIT"),
         *("'-123456789012345678901234567890'::BIGNUM", "'a'::ENUM('a', 'b')", "json('[1]')"),
-        *("DATE '2024-02-29'", "DATE '20000-01-01'", "DATE '0044-03-15 (BC)'", "DATE '-infinity'"),
-        *("TIMESTAMP '2024-01-02 03:04:05.5'", "TIMESTAMP 'infinity'", "TIMESTAMP '20000-01-01 00:00:00'"),
-        *("TIMESTAMP_NS '2024-01-02 03:04:05.123456789'", "TIMESTAMP_S '2024-01-02 03:04:05'"),
+        *("DATE '2024-02-29'", "DATE '20000-01-01'", "DATE '0044-03-15 (BC)'"),
+        *("TIMESTAMP '2024-01-02 03:04:05.5'", "TIMESTAMP '20000-01-01 00:00:00'"),
+        *("TIMESTAMP_NS '2024-01-02 03:04:05.123456'", "TIMESTAMP_S '2024-01-02 03:04:05'"),
         *("TIMESTAMPTZ '2024-01-02 03:04:05+00'", "TIME '01:02:03.5'", "TIME '24:00:00'"),
-        *("TIMETZ '01:02:03.25+05:30'", "INTERVAL '1 month 2 days 3 hours'", "INTERVAL '-1 month -5 us'"),
-        *("[1, NULL]", "['101'::BIT]", "[1, 2]::INT[2]", "{'a': DATE '2020-01-01', 'b': [INTERVAL 1 DAY]}"),
+        *("TIMETZ '01:02:03.25+05:30'", "[1, NULL]", "['101'::BIT]", "[1, 2]::INT[2]"),
         *("ROW(1, 2)", "MAP {'a': 1, 'b': NULL}", "MAP {[1]: 'x'}", "union_value(k := 2)"),
         "[{'a': 1::HUGEINT}, NULL]",
     ]
@@ -262,3 +268,44 @@ def test_values_of_every_type_are_those_of_duckdb() -> None:
     for one, column, value in zip(made, batch.columns, expected, strict=True):
         assert plain(python_values(column)[0]) == plain(value), one
         assert json_text(python_values(column)[0]) == json_text(value), one
+
+
+def test_what_python_has_no_value_for_is_as_duckdb_writes_it() -> None:
+    kinds = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMPTZ")
+    spans = ("1 year", "-14 months", "2 days 3 hours", "1 month -5 us", "0 days", "-1 day -90061.25 seconds")
+    made = [
+        *(f"{kind} '{sign}infinity'" for kind in kinds for sign in ("", "-")),
+        *(f"INTERVAL '{span}'" for span in spans),
+        "TIME_NS '01:02:03.000000004'",
+    ]
+    query = "SELECT " + ", ".join(f"{one} AS c{i}" for i, one in enumerate(made))
+    with duckdb.connect(config={"arrow_lossless_conversion": "true"}) as connection:
+        expected = connection.execute(f"SELECT COLUMNS(*)::VARCHAR FROM ({query})").fetchone()
+        (batch,) = connection.execute(query).to_arrow_reader(10)
+        moments = (
+            "SELECT x, [x] AS l FROM (VALUES (TIMESTAMP_NS '2024-01-02 03:04:05.123456789'), (NULL)) t(x)"
+        )
+        (exact,) = connection.execute(moments).to_arrow_reader(10)
+    for one, column, text in zip(made, batch.columns, expected, strict=True):
+        assert [plain(value) for value in python_values(column)] == [text], one
+    moment = "2024-01-02T03:04:05.123456789"
+    assert [python_values(column) for column in exact.columns] == [[moment, None], [[moment], [None]]]
+
+
+def test_parquet_holds_the_values_or_names_the_column() -> None:
+    def written(values: str) -> pa.Table:
+        with duckdb.connect(config={"arrow_lossless_conversion": "true"}) as connection:
+            reader = connection.execute(f"SELECT {values} AS x").to_arrow_reader(10)
+            out = io.BytesIO()
+            render_batches(reader.schema, reader, "parquet", out)
+        return pq.read_table(out).column("x").to_pylist()[0]
+
+    uuid = "00000000-0000-0000-0000-000000000001"
+    assert written("'0101'::BIT") == "0101" and written(f"UUID '{uuid}'") == uuid
+    assert written("-5::HUGEINT") == -5 and written("json('[1]')") == "[1]"
+    for value in ("(1e38)::UHUGEINT * 3", "TIMETZ '01:02:03+05:30'", "1::BIGNUM", "[1::BIGNUM]"):
+        with pytest.raises(InvalidInput, match=r"'x'.*: cast that column"):
+            written(value)
+    for value in ("INTERVAL 1 DAY", "union_value(k := 2)"):
+        with pytest.raises(InvalidInput, match="Parquet lacks a type"):
+            written(value)

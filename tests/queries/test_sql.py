@@ -549,3 +549,14 @@ def test_batches_are_small(catalogue: Path) -> None:
     with stream(catalogue, query) as reader:
         sizes = [batch.nbytes for batch in reader]
     assert len(sizes) > 10 and max(sizes) < 5e6
+
+
+def test_a_message_of_any_length_is_cut(catalogue: Path) -> None:
+    with pytest.raises(QueryFailed, match="Could not convert string") as caught:
+        sql(catalogue, "SELECT repeat('a', 3000000)::INT")
+    assert len(str(caught.value)) < 700
+
+
+def test_a_type_that_arrow_lacks_is_named(catalogue: Path) -> None:
+    with pytest.raises(QueryFailed, match=r"the type VARIANT.*cast that column"):
+        sql(catalogue, "SELECT 42::VARIANT AS x")

@@ -832,3 +832,9 @@ def test_an_interrupt_ends_a_filter_at_once(c: signarium.Catalogue) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("prefix", ["state:", "feature:", "neuron:0/", "type:id:"])
+def test_a_very_long_number_is_no_id(c: signarium.Catalogue, prefix: str) -> None:
+    with pytest.raises(SignariumError):
+        c.nearest(prefix + "9" * 5000, model=DECODER)
