@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..catalog import bulk, store
 from ..catalog.codes import Codes, hamming, n_bytes, pack
+from ..catalog.errors import RunConflict, option
 from ..catalog.ids import neuron_place
 from ..catalog.verify import Finding
 from .encode import reload
@@ -104,6 +105,54 @@ def recheck(path: Path, name: str, n: int = 256, seed: int = 0) -> list[Recheck]
             Recheck(name, f"types recomputed at {site}", len(items), len(items) * width, differing)
         )
     return results
+
+
+_MOST_OF_TYPES = 0.02
+"""Types go through alone, so that fewer of their bits flip with the batch."""
+
+
+def check_config(path: Path, model: LoadedModel, name: str) -> None:
+    """Compare codes of a model that was added before configs were kept with those that `model` gives.
+
+    Raises:
+        RunConflict: if they are of another config of the same weights.
+    """
+    with store.reading(path) as connection:
+        sets = connection.execute(
+            "SELECT c.subject, c.code_set_id, s.name, c.width, min(r.item) FROM code_set c JOIN site s USING (site_id) "
+            "JOIN model m USING (model_id) JOIN code_row r USING (code_set_id) WHERE m.name = ? AND c.centre = 'zero' "
+            "AND c.basis = 'standard' AND c.subject IN ('state', 'type') GROUP BY ALL "
+            "ORDER BY c.subject, any_value(s.layer) DESC NULLS LAST",
+            [name],
+        ).fetchall()
+        for subject, ident, site, width, first in {one[0]: one for one in reversed(sets)}.values():
+            windows = [one for one in _first_window(connection, subject, first) if one[1] < model.vocab_size]
+            items = [item for item, _ in windows]
+            table = connection.execute(
+                f"SELECT item, code FROM code_row WHERE code_set_id = ? AND item IN ({', '.join(map(str, items))}) ORDER BY item",
+                [ident],
+            ).to_arrow_table()
+            stored = bulk.code_matrix(table.column("code"), n_bytes(width))
+            ids = np.array([token for _, token in windows], dtype=np.int32)
+            batch = [ids] if subject == "state" else [ids[i : i + 1] for i in range(len(ids))]
+            again = signs_of(model, batch, [Site.from_name(site)], {site: {"zero": None}}, len(ids))
+            mine = again[site].codes["zero"][np.searchsorted(items, table.column("item").to_numpy())]
+            most = _MOST_FLIPPED if subject == "state" else _MOST_OF_TYPES
+            if (share := float(hamming(mine, stored).mean()) / width) > most:
+                what = f"{name} has codes of another config of these weights ({share:.1%} of the bits of a {subject} differ)"
+                raise RunConflict(what, f"pass another {option('name')}")
+
+
+def _first_window(connection: duckdb.DuckDBPyConnection, subject: str, first: int) -> list[tuple[int, int]]:
+    """Items and token ids of the window that begins with the state `first`; of some types, of which `first` is one."""
+    if subject == "type":
+        return [(i, i) for i in range(first, first + 64)]
+    rows = connection.execute(
+        "SELECT state_id, token_id FROM state_row WHERE document_id = (SELECT document_id FROM state_row WHERE state_id = ?) "
+        "ORDER BY position",
+        [first],
+    ).fetchall()
+    return [(int(state), int(token)) for state, token in rows]
 
 
 def _some_neurons(

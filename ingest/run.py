@@ -100,6 +100,10 @@ def _context(path: Path, request: IngestRequest, texts: list[TextFile], progress
     if texts:
         model.check_window(window)
     known = look_up(path, model, request.name)
+    if known.note:
+        from .recheck import check_config
+
+        check_config(path, model, known.name)
     return Context(
         path=path,
         request=request,

@@ -104,6 +104,13 @@ def test_a_model_from_before_configs_were_kept_keeps_its_id(copy: Path) -> None:
         connection.execute("UPDATE model SET config = NULL, attention = NULL")
     assert old != earlier
     assert reload(path, "mine", "cpu").catalogue_id == earlier
+    plain = (folder / "config.json").read_text()
+    change(folder, hidden_act="relu")
+    with pytest.raises(
+        RunConflict, match=r"mine has codes of another config of these weights .* of the bits of a type"
+    ):
+        ingest(path, folder)
+    (folder / "config.json").write_text(plain)
     report = ingest(path, folder)
     assert report.already and any("was added before its config was kept" in note for note in report.notes)
     with duckdb.connect(str(path), read_only=True) as connection:
