@@ -137,8 +137,8 @@ def main(parent: int) -> NoReturn:
     except RecursionError:
         pipe.send(FAILED, b'{"kind": "failed", "message": "the query or a value in it is nested too deeply"}')
     except Exception as error:
-        stop = Stop("failed", message=f"{type(error).__name__}: {error}")
-        pipe.send(FAILED, json.dumps(stop.frame).encode())
+        told = Stop("failed", message=f"{type(error).__name__}: {error}")
+        pipe.send(FAILED, json.dumps(told.frame).encode())
     os._exit(0)  # no destructors: the answer is out, and a big result takes time to free
 
 
