@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..catalog import schema, store
-from ..catalog.errors import RunConflict, option
+from ..catalog.errors import RunConflict
 from ..catalog.ids import short_id
 from .differences import differences
 from .journal import RunSpec, SetSpec, now
@@ -110,10 +110,11 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
         note = ""
         if here is None:
             earlier = _earlier_id(model)
-            here = next((row for row in rows if row[0] == earlier), None)
+            here = next((row for row in rows if row[0] == earlier and _may_be(row, model, name)), None)
             if here is not None:
-                note = _of_an_earlier(here, model)
                 ident = model.catalogue_id = earlier
+                if here[5] is None:
+                    note = f"{here[1]} was added before its config was kept: it is taken to be the one that is there now"
         if here is not None:
             if name is not None and here[1] != name:
                 raise RunConflict(
@@ -125,6 +126,9 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
             if namesake is not None:
                 what = _other(namesake, model)
                 raise RunConflict(f"the name {wanted!r} belongs to {what}", "pass another --name")
+            twin = next((row for row in rows if row[3] == model.weights_sha256), None)
+            if twin is not None:
+                note = f"{twin[1]} in the catalogue is {_other(twin, model)}: {wanted} is added beside it"
         known = Known(ident, wanted, here is not None, note)
         found = connection.execute(
             "SELECT count(*) FROM token_row WHERE tokenizer = ?", [model.tokenizer_sha256]
@@ -134,20 +138,11 @@ def look_up(path: Path, model: LoadedModel, name: str | None) -> Known:
     return known
 
 
-def _of_an_earlier(row: Sequence[Any], model: LoadedModel) -> str:
-    """What to say of a model that was added before configs were kept, and takes that of the model at hand, or has since.
-
-    Raises:
-        RunConflict: if it has another config since.
-    """
-    name, config, attention = row[1], row[5], row[6]
-    if config is None:
-        return f"{name} was added before its config was kept: it is taken to be the one that is there now"
-    if (config, attention) != (model.config, model.attention):
-        raise RunConflict(
-            f"the name {name!r} belongs to {_other(row, model)}", f"pass another {option('name')}"
-        )
-    return ""
+def _may_be(row: Sequence[Any], model: LoadedModel, name: str | None) -> bool:
+    """Whether a model that was added before configs were kept is the one at hand, as far as its row says."""
+    if row[5] is None:
+        return name in (None, row[1])
+    return (row[5], row[6]) == (model.config, model.attention)
 
 
 def _other(row: Sequence[Any], model: LoadedModel) -> str:

@@ -100,7 +100,7 @@ def _context(path: Path, request: IngestRequest, texts: list[TextFile], progress
     if texts:
         model.check_window(window)
     known = look_up(path, model, request.name)
-    if known.note:
+    if known.note and known.added:
         from .recheck import check_config
 
         check_config(path, model, known.name)

@@ -68,7 +68,11 @@ def test_the_same_weights_with_another_config_are_another_model(copy: Path) -> N
         ingest(path, folder)
     with pytest.raises(ModelError, match=r"has another config than mine was ingested with \(hidden_act"):
         reload(path, "mine", "cpu")
-    assert not ingest(path, folder, name="yarn").already
+    report = ingest(path, folder, name="yarn")
+    assert not report.already
+    assert report.notes[0].startswith(
+        "mine in the catalogue is the same weights with another config (hidden_act"
+    )
     with duckdb.connect(str(path), read_only=True) as connection:
         differing = connection.execute(
             "SELECT count(*) FROM types a JOIN types b USING (site, centre, token_id) "
@@ -110,14 +114,16 @@ def test_a_model_from_before_configs_were_kept_keeps_its_id(copy: Path) -> None:
         RunConflict, match=r"mine has codes of another config of these weights .* of the bits of a type"
     ):
         ingest(path, folder)
+    assert not ingest(path, folder, name="relu").already
     (folder / "config.json").write_text(plain)
     report = ingest(path, folder)
     assert report.already and any("was added before its config was kept" in note for note in report.notes)
     with duckdb.connect(str(path), read_only=True) as connection:
-        assert connection.execute("SELECT model_id, config, attention FROM model").fetchall() == [
-            (earlier, model.config, "sdpa")
-        ]
+        found = connection.execute(
+            "SELECT model_id, config, attention FROM model WHERE name = 'mine'"
+        ).fetchall()
+    assert found == [(earlier, model.config, "sdpa")]
     assert not ingest(path, folder).notes
     change(folder, hidden_act="gelu")
-    with pytest.raises(RunConflict, match=r"another config \(hidden_act\): pass another `name`"):
+    with pytest.raises(RunConflict, match=r"another config \(hidden_act\): pass another --name"):
         ingest(path, folder)
