@@ -358,3 +358,35 @@ def test_files_are_not_left_open_or_changed(folder: Path) -> None:
     load_model(str(folder))
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     assert os.access(folder, os.W_OK)
+
+
+# ---- files made to break a reader ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 200_000,
+        b'{"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [1e300], "data_offsets": [0, 4]}}',
+    ],
+)
+def test_a_header_that_is_none(folder: Path, header: bytes, capfd: Any) -> None:
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    assert "model.safetensors is truncated or corrupt" in refused(folder, capfd)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "a/../../b", ".."])
+def test_an_index_names_files_of_its_folder_alone(folder: Path, name: str, capfd: Any) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    assert f"names {name!r}, which is no file of its folder" in refused(folder, capfd)
+
+
+def test_a_device_or_a_deep_config_is_not_read(folder: Path, capfd: Any) -> None:
+    (folder / "config.json").write_text('{"a": ' * 100_000 + "1" + "}" * 100_000)
+    assert "config.json cannot be read" in refused(folder, capfd)
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to("/dev/zero")
+    assert "no config.json" in refused(folder, capfd)
