@@ -96,7 +96,7 @@ def stored_module(plan: Plan, empty: nn.Module) -> Any:
             # Whatever transformers makes of bad weights is one line to the user; its classes vary by version.
             raise ModelError(f"{where} cannot be loaded ({brief(error)})") from error
         _check_complete(info, where)
-        left = _without_place(info.get("unexpected_keys") or (), config)
+        left = _without_place(info.get("unexpected_keys") or (), module, config)
     if plan.source.gguf is not None:
         left += gguf.left_over(plan.source.gguf)
         _divide_frequencies(module, plan.source.gguf)
@@ -185,16 +185,21 @@ def _renamed(stored: Iterable[StoredTensor], empty: nn.Module, config: Any) -> d
     return renamed
 
 
-def _without_place(names: Iterable[str], config: Any) -> list[str]:
-    """Those of some tensors that are neither harmless nor part of a head of the architecture."""
+def _without_place(names: Iterable[str], module: nn.Module, config: Any) -> list[str]:
+    """Those of some tensors that are neither harmless nor part of a head of the architecture.
+
+    Of a class that transformers lacks nobody knows the heads: whatever stands outside its backbone may be one.
+    """
     left = sorted(name for name in names if not _HARMLESS.search(name))
-    classes = [
-        getattr(transformers, str(name), None) for name in getattr(config, "architectures", None) or ()
-    ]
+    named = list(getattr(config, "architectures", None) or ())
+    classes = [getattr(transformers, str(name), None) for name in named]
     causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     for made in (causal, *classes):
         if left and isinstance(made, type) and issubclass(made, nn.Module):
             left = _not_in(made, config, left)
+    prefix = getattr(module, "base_model_prefix", "")
+    if prefix and None in classes:
+        left = [name for name in left if name.startswith(f"{prefix}.")]
     return left
 
 
