@@ -26,7 +26,7 @@ from .progress import Display
 @click.option(
     "--stages",
     metavar="LIST",
-    help=f"Of {','.join(names())}.  [default: all; states if there is a text]",
+    help=f"Of {','.join(names())}.  Or `all`.  [default: types,features, and states if there is a text]",
 )
 @click.option(
     "--max-tokens",

@@ -12,7 +12,7 @@ TEXT=$FOLDER/python-topics.txt
 "$BIN/python" -c "from pydoc_data.topics import topics; print('\n'.join(topics[k] for k in sorted(topics)))" > "$TEXT"
 
 say "SmolLM2 reads its vocabulary and $TOKENS tokens of Python's reference: codes, features, neurons and writers at five sites."
-run ingest "$MODEL" --name SmolLM2-135M --text "$TEXT" --max-tokens "$TOKENS"
+run ingest "$MODEL" --name SmolLM2-135M --text "$TEXT" --max-tokens "$TOKENS" --stages all
 say "What is in the file."
 run sql "SELECT model, site, subject, centre, n, indexed FROM code_sets ORDER BY subject, site, centre"
 say "How much a bit tells, and how often one dimension is the largest of all."

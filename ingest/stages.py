@@ -45,9 +45,14 @@ LISTED = [
     Entry("types", "types.stage:TypeStage", options=("bos",)),
     Entry("states", "states.stage:StateStage", options=("text",), reads_text=True),
     Entry("features", "features.stage:FeatureStage", options=("categories", "seeds")),
-    Entry("neurons", "neurons.stage:NeuronStage"),
-    Entry("writers", "writers.stage:WriterStage"),
+    # Half of the work of all five, and not needed for a first look.
+    Entry("neurons", "neurons.stage:NeuronStage", usual=False),
+    Entry("writers", "writers.stage:WriterStage", usual=False),
 ]
+
+
+ALL = "all"
+"""Stands for every stage of the list."""
 
 
 def names() -> tuple[str, ...]:
@@ -79,14 +84,15 @@ def register(stage: type[Stage]) -> None:
 
 
 def choose(wanted: Sequence[str] | None, given: Sequence[str]) -> list[Entry]:
-    """The stages that were asked for, in order; without any, the usual ones. `given` are the options that were given.
+    """The stages that were asked for, in order; without any, the usual ones; of `all`, those that have what they read. `given` are the options that were given.
 
     Raises:
         InvalidInput: for a name that is not listed, a stage that lacks its text, or an option that lacks its stage.
     """
     there = f"there is {', '.join(names())}"
-    if wanted is None:
-        wanted = [one.name for one in LISTED if one.usual and ("text" in given or not one.reads_text)]
+    if wanted is None or list(wanted) == [ALL]:
+        fits = [one for one in LISTED if "text" in given or not one.reads_text]
+        wanted = [one.name for one in fits if one.usual or wanted is not None]
     for name in wanted:
         if name not in names():
             raise InvalidInput(f"no stage {name!r}", there)

@@ -121,3 +121,20 @@ def test_a_request_is_checked_when_it_is_made(options: dict[str, object], says: 
     with pytest.raises(InvalidInput) as error:
         IngestRequest("model", **options)  # type: ignore[arg-type]
     assert says in str(error.value)
+
+
+def test_all_stages_are_those_that_have_what_they_read() -> None:
+    every = [entry.name for entry in stages.choose(["all"], ["text"])]
+    assert every == list(stages.names())
+    assert [entry.name for entry in stages.choose(["all"], [])] == [
+        name for name in every if name != "states"
+    ]
+    with pytest.raises(InvalidInput, match="no stage 'all'"):
+        stages.choose(["all", "types"], [])
+
+
+def test_a_first_look_is_what_runs_where_no_stage_is_named() -> None:
+    # In a process of its own: this one's tests run fewer.
+    code = "from signarium.ingest.stages import choose; print([e.name for e in choose(None, ['text'])])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['types', 'states', 'features']"
