@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,12 +19,18 @@ class Altered(Exception):
 
 
 def shadow(
-    connection: Any, hash: str, tables: Mapping[str, str], macros: Sequence[str], views: Mapping[str, str]
+    connection: Any,
+    hash: str,
+    tables: Mapping[str, str],
+    macros: Sequence[str],
+    views: Mapping[str, str],
+    spelled: str,
 ) -> None:
     """Define the surface for this connection alone, unless the file has that with the same `hash`.
 
     DuckDB finds TEMP views and macros before those of the file. `tables` are the statements for those that the file may
-    lack, by name: they are empty for this connection. `views` are their queries, by name.
+    lack, by name: they are empty for this connection. `views` are their queries, by name; `spelled` is the `digest` of
+    them as DuckDB spells them, or empty where it is not known.
 
     Raises:
         Altered: if the file says that it has these views, and its views say otherwise.
@@ -31,7 +38,7 @@ def shadow(
     for statement in macros:
         connection.execute(statement)
     if connection.execute(STORED).fetchall() == [(hash,)]:
-        if altered := altered_views(connection, views):
+        if digest(connection, views) != spelled and (altered := altered_views(connection, views)):
             raise Altered(altered)
         return
     there = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
@@ -42,15 +49,25 @@ def shadow(
         connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {query}")
 
 
-def altered_views(connection: Any, views: Mapping[str, str]) -> list[str]:
-    """Those of `views` that the file lacks or whose query there is another, by DuckDB's own spelling of both."""
-    stored = connection.execute(
-        "SELECT view_name, sql FROM duckdb_views() WHERE schema_name = 'main' AND NOT temporary "
+def digest(connection: Any, views: Mapping[str, str]) -> str:
+    """A hash of the views of the file that are called as `views` are, in the spelling of DuckDB."""
+    stored = [row for row in _stored_views(connection) if row[0] in views]
+    return hashlib.sha256(repr(sorted(stored)).encode()).hexdigest()
+
+
+def _stored_views(connection: Any) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = connection.execute(
+        "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal AND schema_name = 'main' AND NOT temporary "
         "AND database_name = current_database()"
     ).fetchall()
+    return rows
+
+
+def altered_views(connection: Any, views: Mapping[str, str]) -> list[str]:
+    """Those of `views` that the file lacks or whose query there is another, by DuckDB's own spelling of both."""
     spelled = connection.execute(
         "SELECT name, json_deserialize_sql(json_serialize_sql(query)) FROM (SELECT unnest(?) AS name, unnest(?) AS query)",
         [list(views), list(views.values())],
     ).fetchall()
-    queries = {name: sql.partition(" AS ")[2].rstrip(";") for name, sql in stored}
+    queries = {name: sql.partition(" AS ")[2].rstrip(";") for name, sql in _stored_views(connection)}
     return [name for name, query in spelled if queries.get(name) != query]

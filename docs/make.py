@@ -1,5 +1,7 @@
 """Write docs/cli.md from the commands' own help, docs/views.md from `catalog/parts/`, and the tables of evidence.
 
+`catalog/spelled.txt` is written with them: it says how DuckDB spells the views.
+
 The tables are those of `evidence.json`, which `signarium evidence --measured --format json` wrote of a catalogue of
 SmolLM2-135M. A page says which rows it shows: `<!-- evidence: 1.1; 4.3 = most frequent tokens -->` has all controls of claim
 1.1 and one of claim 4.3, `<!-- evidence: all -->` everything, up to `<!-- end of evidence -->`.
@@ -12,16 +14,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import duckdb
 import pyarrow as pa
 
-from signarium.catalog import parts
+from signarium.catalog import parts, shadow, surface
 from signarium.cli import cli
 from signarium.commands.pages.evidence import markdown
+from signarium.migrations.manage import migrate
 
 FOLDER = Path(__file__).resolve().parent
 EVIDENCE = FOLDER / "evidence.json"
@@ -93,8 +98,18 @@ def _chosen(rows: list[dict[str, Any]], item: str) -> list[dict[str, Any]]:
     return kept
 
 
+def spelled() -> str:
+    """This program's views as DuckDB spells them, as a digest: what a reader compares a file's views with."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.duckdb"
+        migrate(path)
+        with duckdb.connect(str(path), read_only=True) as connection:
+            return f"{surface.fingerprint()} {shadow.digest(connection, parts.views())}\n"
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Every file that is written here, with its text."""
+    yield surface.SPELLED, spelled()
     yield FOLDER / "cli.md", cli_page()
     yield FOLDER / "views.md", views_page()
     for file in (FOLDER.parent / "README.md", *sorted(FOLDER.glob("*.md"))):

@@ -84,7 +84,9 @@ def register(stage: type[Stage]) -> None:
 
 
 def choose(wanted: Sequence[str] | None, given: Sequence[str]) -> list[Entry]:
-    """The stages that were asked for, in order; without any, the usual ones; of `all`, those that have what they read. `given` are the options that were given.
+    """The stages that were asked for, in order; without any, the usual ones; for `all`, those that have what they read.
+
+    `given` are the options that were given.
 
     Raises:
         InvalidInput: for a name that is not listed, a stage that lacks its text, or an option that lacks its stage.
