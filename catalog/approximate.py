@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from contextlib import suppress
@@ -61,10 +62,8 @@ def approximate_index(path: Path, info: CodeSetInfo, exact: CodeIndex) -> Approx
     base = folder(path) / f"{info.code_set_id}.ivf"
     note = base.with_suffix(".ivf.json")
     with suppress(OSError, ValueError, KeyError, TypeError, RuntimeError):
-        with opened(note) as file:
-            kept = json.load(file)
-        if kept["state"] == info.state and kept["n"] == info.n:
-            opened(base).close()
+        kept = _kept(note, info)
+        if kept is not None and kept["sha256"] == _sha256(base):
             ivf = lib.read_index_binary(str(base))
             if (ivf.ntotal, ivf.code_size) == (info.n, n_bytes(info.width)):
                 return ApproximateIndex(exact, ivf, float(kept["recall"]))
@@ -87,9 +86,38 @@ def approximate_index(path: Path, info: CodeSetInfo, exact: CodeIndex) -> Approx
             lib.write_index_binary(ivf, str(temporary))
         with replacing(note, sync=False) as temporary:
             temporary.write_text(
-                json.dumps({"state": info.state, "n": info.n, "recall": recall, "cells": cells})
+                json.dumps(
+                    {
+                        "state": info.state,
+                        "n": info.n,
+                        "recall": recall,
+                        "cells": cells,
+                        "sha256": _sha256(base),
+                    }
+                )
             )
     return ApproximateIndex(exact, ivf, recall)
+
+
+def is_damaged(path: Path, info: CodeSetInfo) -> bool | None:
+    """Whether the file of a code set's IVF index has changed since it was written; None if there is none of this state."""
+    base = folder(path) / f"{info.code_set_id}.ivf"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = _kept(base.with_suffix(".ivf.json"), info)
+        return None if kept is None else bool(kept["sha256"] != _sha256(base))
+    return None
+
+
+def _kept(note: Path, info: CodeSetInfo) -> dict[str, Any] | None:
+    """What is noted of the file, if that is of this state of the code set."""
+    with opened(note) as file:
+        kept: dict[str, Any] = json.load(file)
+    return kept if (kept["state"], kept["n"]) == (info.state, info.n) else None
+
+
+def _sha256(file: Path) -> str:
+    with opened(file) as opened_file:
+        return hashlib.file_digest(opened_file, "sha256").hexdigest()
 
 
 def _nearest_rows(ivf: Any, queries: Codes, k: int, n: int) -> NDArray[np.int64]:

@@ -75,7 +75,14 @@ def insert(session: Session, table: Table, columns: Mapping[str, Any]) -> int:
     data = pa.table(dict(columns))
     if data.num_rows:
         insert_from_arrow(session.connection(), table, data)
+        _record(session, table.name, data)
     return int(data.num_rows)
+
+
+def _record(session: Session, name: str, data: pa.Table) -> None:
+    from . import digests
+
+    digests.record(session, name, data)
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,7 @@ def insert_codes(session: Session, parts: Sequence[pa.Table]) -> int:
     data = pa.concat_tables(parts)
     if data.num_rows:
         insert_from_arrow(session.connection(), schema.code_row, data)
+        _record(session, "code_row", data)
     return int(data.num_rows)
 
 

@@ -172,6 +172,25 @@ class MigrationFailed(SignariumError):
         )
 
 
+class CodesChanged(SignariumError):
+    """Codes in the catalogue are not those that were written."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} are not as they were written: the file was damaged or changed",
+            "`signarium db verify` says where; restore it from a copy, or remove that run and ingest again",
+        )
+
+
+class IndexDamaged(SignariumError):
+    """An index file does not hold the catalogue's codes."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the index of {what} does not hold the catalogue's codes", "run `signarium db index`"
+        )
+
+
 # ---- what was asked for -------------------------------------------------------------------------
 
 

@@ -45,7 +45,9 @@ class Table(NamedTuple):
     """A table of a method: its columns, its key, and what `db verify` calls its rows.
 
     `primary`: columns of a primary key, which DuckDB enforces: for small tables. `key`: columns that name one row of
-    a bulk table, which has no key to maintain; `db verify` looks for doubled rows.
+    a bulk table, which has no key to maintain; `db verify` looks for doubled rows. `changing`: columns that are written
+    again later, which no digest covers. `group`: rows with one value of the first and about a thousand side by side of
+    the second have one digest (`digests.py`); if it is empty, those of a run, or of the first column.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     primary: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
+    changing: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column | None:
         """The column called `name`, or None."""
@@ -71,6 +75,8 @@ def table(
     key: str = "",
     primary: str = "",
     optional: str = "",
+    changing: str = "",
+    group: str = "",
     **columns: str | Reference,
 ) -> Table:
     """A table: `table("flip_row", "...", "flips", "flip", run_id=ref("run"), dose=DOUBLE, key="run_id, dose")`.
@@ -78,13 +84,15 @@ def table(
     Args:
         about: what one row is.
         rows: what messages call its rows; `row` is one of them, for tables that others refer to.
-        key, primary, optional: names of columns, separated by commas; optional ones may be NULL.
+        key, primary, optional, changing: names of columns, separated by commas; optional ones may be NULL.
+        group: an owner and an id, for tables whose rows are read again a few at a time.
 
     Raises:
         ValueError: if a list names a column that is not there, or a column's type is none of `KINDS`.
     """
-    lists = {"key": _names(key), "primary": _names(primary), "optional": _names(optional)}
-    for what, names in lists.items():
+    lists = {"primary": primary, "key": key, "changing": changing, "group": group}
+    lists = {what: _names(text) for what, text in lists.items()}
+    for what, names in (lists | {"optional": _names(optional)}).items():
         if unknown := [one for one in names if one not in columns]:
             raise ValueError(f"{name}: {what} names {', '.join(unknown)}, which is not among its columns")
     made = []
@@ -93,8 +101,8 @@ def table(
         written = "" if isinstance(kind, Reference) else kind
         if written not in ("", *KINDS):
             raise ValueError(f"{name}.{column}: {written!r} is no type; use one of {', '.join(KINDS)}")
-        made.append(Column(column, written, column in lists["optional"], reference))
-    return Table(name, about, rows, row or rows, tuple(made), lists["primary"], lists["key"])
+        made.append(Column(column, written, column in _names(optional), reference))
+    return Table(name, about, rows, row or rows, tuple(made), *lists.values())
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -8,11 +8,14 @@ with the last that has them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from . import index, parts, store
+from . import digests, index, parts, store
 from .errors import NotFound
 from .ids import PLACE_BITS
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 _OF_CODES = "('types', 'types_bos', 'states')"
 """Jobs that write what other jobs of their model read."""
@@ -32,7 +35,7 @@ def remove(path: Path, table: str, column: str, value: str, dry_run: bool = Fals
     """
     with store.job_lock(path):
         with store.writing(path) as session:
-            removal = _Removal(session.connection().exec_driver_sql)
+            removal = _Removal(session)
             removal.start(table, column, value)
             removal.spread()
             counts = removal.counts()
@@ -49,8 +52,9 @@ def remove(path: Path, table: str, column: str, value: str, dry_run: bool = Fals
 class _Removal:
     """The keys of the rows that go stand in a temporary table for each table that others refer to."""
 
-    def __init__(self, execute: Any) -> None:
-        self._execute = execute
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._execute = execute = session.connection().exec_driver_sql
         self._tables = parts.tables()
         self._keys = {"text_file": "text_id", "document_row": "document_id"}
         for table in self._tables.values():
@@ -131,8 +135,31 @@ class _Removal:
     def delete(self) -> None:
         """Delete them; tokens go with the last model that has their tokenizer."""
         for name, condition in self._where().items():
+            digests.forget(self._session, name, condition, self._gone_groups(name))
+        for name, condition in self._where().items():
             self._execute(f"DELETE FROM {name} WHERE {condition}")
-        self._execute("DELETE FROM token_row WHERE tokenizer NOT IN (SELECT tokenizer_sha256 FROM model)")
+        unused = "tokenizer NOT IN (SELECT tokenizer_sha256 FROM model)"
+        digests.forget(
+            self._session, "token_row", unused, "owner NOT IN (SELECT tokenizer_sha256 FROM model)"
+        )
+        self._execute(f"DELETE FROM token_row WHERE {unused}")
+
+    def _gone_groups(self, name: str) -> str:
+        """Which groups of a table have lost what they belong to; they may have lost rows before."""
+        owner, block = digests.columns(self._tables[name])
+        column = self._tables[name].column(owner or block)
+        if column is None:
+            return "false"
+        if self._keys.get(name) == column.name:
+            target, key = name, column.name
+        elif column.reference is not None:
+            table, key = parts.target(column)
+            target = table.name
+        else:
+            return "false"
+        if owner:
+            return f"owner IN (SELECT {key}::VARCHAR FROM {_gone(target)})"
+        return f"block IN (SELECT {key} >> {digests.BLOCK_BITS} FROM {_gone(target)})"
 
 
 def _gone(name: str) -> str:

@@ -281,6 +281,8 @@ def _writing(path: Path, check: bool) -> Iterator[Session]:
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.orm import Session
 
+    from . import digests
+
     engine = create_engine(path)
     started = time.monotonic()
     pause = 0.005
@@ -303,7 +305,9 @@ def _writing(path: Path, check: bool) -> Iterator[Session]:
                         surface.install(raw)
                     # Ends the transaction of the check; else the session would join it and not commit.
                     connection.commit()
+                digests.watch(session)
                 yield session
+                digests.keep(session)
                 session.commit()
             except (duckdb.Error, DBAPIError) as error:
                 # A database that gave up on itself cannot be rolled back; closing it does the same.

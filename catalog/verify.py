@@ -8,22 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import index, parts, store
+from . import digests, index, parts, store
+from .approximate import is_damaged
 from .codes import n_bytes
 from .engines.flat import faiss
 from .errors import InvalidInput, SignariumError
+from .ids import PLACE_BITS
+from .part import Table
 
 if TYPE_CHECKING:
     import duckdb
 
+_NAMED = 3
+"""So many wrong groups of a table are named."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, how many things, how many of them are wrong."""
+    """One check: what was looked at, how many things, how many of them are wrong; and where, if more is known of that."""
 
     check: str
     looked_at: int
     wrong: int
+    where: str = ""
 
     @property
     def ok(self) -> bool:
@@ -47,6 +54,7 @@ def verify(path: Path) -> list[Finding]:
             findings += _codes(connection)
             findings.append(_patterns(connection))
             findings.append(_documents(connection))
+            findings += _digests(connection)
             findings.append(_indexes(path, connection))
         except duckdb.Error as error:
             raise SignariumError(
@@ -153,6 +161,61 @@ def _documents(connection: duckdb.DuckDBPyConnection) -> Finding:
     return Finding("documents whose text or tokens changed", looked, wrong)
 
 
+def _digests(connection: duckdb.DuckDBPyConnection) -> Iterator[Finding]:
+    """Whether the rows of each table are those that were written; wrong are groups of them, as `digests` divides them."""
+    older = 0
+    for table in digests.tables():
+        looked, wrong = digests.changed(connection, table)
+        if wrong is None:
+            older += looked
+            continue
+        places = list(dict.fromkeys(_place(connection, table, *group) for group in wrong[:_NAMED]))
+        if len(wrong) > _NAMED:
+            places.append(f"and {len(wrong) - _NAMED} more")
+        yield Finding(
+            f"{table.rows} that are not as they were written", looked, len(wrong), "; ".join(places)
+        )
+    if older:
+        yield Finding("rows from before digests were kept, not covered", older, 0)
+
+
+def _place(connection: duckdb.DuckDBPyConnection, table: Table, owner: str, block: int) -> str:
+    """A group of rows in words: of which run and model, and which ids."""
+    owners, ids = digests.columns(table)
+    first = block << digests.BLOCK_BITS
+    some = f"{ids} {first} to {first + (1 << digests.BLOCK_BITS) - 1}"
+
+    def named(query: str, value: object, otherwise: str) -> str:
+        found = connection.execute(f"{query} ORDER BY ALL", [value]).fetchall()
+        return ", ".join(row[0] for row in found) or otherwise
+
+    run = (
+        "SELECT 'run ' || r.run_id || ' (' || r.job || ') of ' || coalesce(m.name, r.model_id) "
+        "FROM run r LEFT JOIN model m USING (model_id) "
+    )
+    if owners == "run_id":
+        return named(f"{run} WHERE r.run_id = ?", owner, f"run {owner}")
+    if owners == "code_set_id":
+        told = named(
+            "SELECT 'run ' || run_id || ' of ' || model || ': ' || subject || ' at ' || site || ', centre ' || centre "
+            "FROM code_sets WHERE code_set_id = ?",
+            int(owner),
+            f"code set {owner}",
+        )
+        return f"{told}, {some}"
+    if owners == "tokenizer":
+        return f"{named('SELECT name FROM model WHERE tokenizer_sha256 = ?', owner, f'tokenizer {owner}')}, {some}"
+    if owners:
+        return owner
+    column = table.column(ids)
+    target = table if column is None or column.reference is None else parts.target(column)[0]
+    if target.column("run_id") is not None:
+        key = target.key[0]
+        made = f"{run} WHERE r.run_id IN (SELECT run_id FROM {target.name} WHERE {key} >> {digests.BLOCK_BITS} = ?)"
+        return named(made, block, some)
+    return f"{named('SELECT name FROM text_file WHERE text_id >> 32 = ?', first >> PLACE_BITS, 'a text')}, {some}"
+
+
 def _indexes(path: Path, connection: duckdb.DuckDBPyConnection) -> Finding:
     """Whether the index files of this state of the catalogue hold its codes, byte for byte.
 
@@ -174,5 +237,5 @@ def _indexes(path: Path, connection: duckdb.DuckDBPyConnection) -> Finding:
         except InvalidInput:
             # A code of another length, which has a finding of its own.
             same = False
-        wrong += not same
+        wrong += not same or bool(is_damaged(path, info))
     return Finding(check, looked, wrong)

@@ -43,8 +43,9 @@ def db_verify(catalogue: Catalogue, model: str | None, output: Output) -> None:
         "check": [one.check for one in findings],
         "looked_at": [one.looked_at for one in findings],
         "wrong": [one.wrong for one in findings],
+        "where": [one.where for one in findings],
     }
-    broken = [one.check for one in findings if not one.ok]
+    broken = [f"{one.check} ({one.where})" if one.where else one.check for one in findings if not one.ok]
     # Who has read enough of the table has not read this.
     with suppress(BrokenPipeError) if broken else nullcontext():
         output.table(pa.table(columns))

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from ..catalog import store, surface
+from ..catalog import digests, store, surface
 from ..catalog.errors import (
     CatalogueMissing,
     CatalogueTooNew,
@@ -131,6 +131,8 @@ def upgrade(path: Path, scripts: Path = SCRIPTS) -> Path | None:
                 with store.reading(path, check=False):
                     _copy(file, copy)
                 migrate(copy, scripts=scripts)
+                with store.writing(copy, check=False) as session:
+                    digests.cover(session)
                 _must_be_complete(copy)
                 if _revision(copy) != known[-1]:
                     raise MigrationFailed(path, "the copy is not at the newest schema afterwards")

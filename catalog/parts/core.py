@@ -29,7 +29,7 @@ _TABLES = (
     ),
     table(
         "run", "One job over one content. `complete` is False while `--max-tokens` left some of its text unread.", "runs", "run",
-        primary="run_id", optional="failure, finished_at",
+        primary="run_id", optional="failure, finished_at", changing="versions, device, complete, failure, finished_at",
         run_id=VARCHAR, job=VARCHAR, model_id=ref("model"), params=VARCHAR, versions=VARCHAR, device=VARCHAR,
         complete=BOOLEAN, failure=VARCHAR, started_at=TIMESTAMP, finished_at=TIMESTAMP,
     ),
@@ -53,19 +53,28 @@ _TABLES = (
     # No key: `verify` compares the codes of a set with what its shards say is done.
     table(
         "code_row", "One sign code. `item` is a token id, a state id, ... as the code set's subject says.", "codes", "code",
+        group="code_set_id, item",
         code_set_id=ref("code_set"), item=BIGINT, norm=REAL, code=BLOB,
     ),
     table(
         "token_row", "The decoded text of each row of a vocabulary, by the tokenizer's hash.", "tokens", "token",
-        key="tokenizer, token_id",
+        key="tokenizer, token_id", group="tokenizer, token_id",
         tokenizer=VARCHAR, token_id=INTEGER, token=VARCHAR,
     ),
-    table("surface", "Which views and macros are in the file: one row (`surface.py`).", "surfaces", hash=VARCHAR),
+    table(
+        "surface", "Which views and macros are in the file: one row (`surface.py`).", "surfaces", changing="hash",
+        hash=VARCHAR,
+    ),
     table(
         "index_part", "A FAISS file that was built over the first `n` items of a code set (the file itself may be gone).",
         "index records", "index record",
         primary="code_set_id, n",
         code_set_id=ref("code_set"), n=BIGINT, built_at=TIMESTAMP,
+    ),
+    table(
+        "digest_row", "How many rows of one group one transaction wrote, and the sum of their hashes (`digests.py`).", "digests",
+        changing="table_name, owner, block, n, hash",
+        table_name=VARCHAR, owner=VARCHAR, block=BIGINT, n=BIGINT, hash=BIGINT,
     ),
 )  # fmt: skip
 

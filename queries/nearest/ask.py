@@ -17,6 +17,7 @@ from .answers import Answer
 from .asked import Asked, Options, prefixes
 from .masked import Pattern
 from .plan import Encoder, Plan, plan
+from .search import must_be_stored
 from .subject import Choice, Search, Target, default_subject
 from .where import matching, parse_where
 
@@ -89,6 +90,7 @@ def search_all(path: Path, queries: codes.Codes, options: Options) -> Neighbours
     Raises:
         InvalidInput, NotFound: if the queries have another width, `where` fails, the engine cannot run, or there are no
             such codes.
+        CodesChanged, IndexDamaged: if the first query's neighbours are not what the catalogue holds, or was given to hold.
     """
     subject = options.searched
     if subject is not None and not subject.indexed:
@@ -106,4 +108,9 @@ def search_all(path: Path, queries: codes.Codes, options: Options) -> Neighbours
         searched.search(queries, k, None if kept is None else kept[i], engine)
         for i, searched in enumerate(opened)
     ]
-    return Neighbours(target, *engines.merge(parts, k))
+    distances, items = engines.merge(parts, k)
+    if items.size:
+        # The first query stands for all: each answer read again would take longer than the search.
+        with store.reading(path) as connection:
+            must_be_stored(connection, target, np.atleast_2d(queries)[0], distances[0], items[0])
+    return Neighbours(target, distances, items)

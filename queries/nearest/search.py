@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...catalog import codes, engines, index
+from ...catalog import codes, digests, engines, index
 from ...catalog.bulk import code_matrix
+from ...catalog.errors import CodesChanged, IndexDamaged
 from . import masked
 from .answers import Answer
 from .masked import Pattern
 from .polarity import either, nearer, opposite
+from .sql import rows_by_id
 from .subject import Search, Target
 from .where import matching
 
@@ -36,18 +38,73 @@ class Rows(Protocol):
 
 
 def search_codes(search: Search, rows_of: Rows) -> Answer:
-    """The nearest codes of a target, each compared with the catalogue."""
+    """The nearest codes of a target, each compared with the catalogue, and those around the best with what was written.
+
+    Raises:
+        CodesChanged: if those are not in the catalogue as they were written.
+    """
     path, connection, infos = search.path, search.connection, search.target.infos
-    answer = _by_index(search, rows_of, [index.get(path, info, connection) for info in infos])
-    # The hits come from the index, their codes from the catalogue: if they disagree, the files are damaged.
+    answer, items = _by_index(search, rows_of, [index.get(path, info, connection) for info in infos])
+    # The hits come from the index, their codes from the catalogue: if they disagree, one of them is damaged.
     distances, polarities = _recounted(answer.table, search)
-    if not np.array_equal(distances, answer.table.column("distance").to_numpy()):
-        answer = _by_index(search, rows_of, [index.build(path, info, connection) for info in infos])
+    apart = np.flatnonzero(distances != answer.table.column("distance").to_numpy())
+    must_be_as_written(connection, search.target, [*items[:1], *items[apart[:1]]])
+    if len(apart):
+        opened = [index.build(path, info, connection) for info in infos]
+        answer, items = _by_index(search, rows_of, opened)
+        must_be_as_written(connection, search.target, items[:1])
         _, polarities = _recounted(answer.table, search)
     return _with_polarities(search, answer, polarities) if search.both else answer
 
 
-def _by_index(search: Search, rows_of: Rows, opened: Sequence[index.CodeIndex]) -> Answer:
+def must_be_as_written(
+    connection: duckdb.DuckDBPyConnection, target: Target, items: Iterable[np.int64]
+) -> None:
+    """Compare the codes around some items with the digests of what was written.
+
+    Raises:
+        CodesChanged: if they are others.
+    """
+    sets = [info.code_set_id for info in target.infos]
+    for item in dict.fromkeys(int(one) for one in items):
+        if digests.codes_changed(connection, sets, item):
+            raise CodesChanged(
+                f"codes of {target.view} of {target.model} at {target.site} around item {item}"
+            )
+
+
+def must_be_stored(
+    connection: duckdb.DuckDBPyConnection,
+    target: Target,
+    code: codes.Codes,
+    distances: NDArray[np.int32],
+    items: NDArray[np.int64],
+) -> None:
+    """Compare the neighbours of a code, as an engine found them, with the catalogue.
+
+    Raises:
+        CodesChanged: if the catalogue's codes are not those that were written.
+        IndexDamaged: if they are, and the index holds others.
+    """
+    sets = ", ".join(str(info.code_set_id) for info in target.infos)
+    rows = rows_by_id(
+        connection,
+        "SELECT item, code FROM code_row WHERE rowid IN "
+        f"(SELECT rowid FROM code_row WHERE code_set_id IN ({sets}) AND item",
+        items.tolist(),
+        ")",
+    )
+    stored = {item: int(codes.hamming(code, np.frombuffer(packed, np.uint8))) for item, packed in rows}
+    apart = [item for item, distance in zip(items, distances, strict=True) if stored.get(item) != distance]
+    must_be_as_written(connection, target, [items[0], *apart[:1]])
+    if apart:
+        raise IndexDamaged(f"{target.view} of {target.model} at {target.site}")
+
+
+def _by_index(
+    search: Search, rows_of: Rows, opened: Sequence[index.CodeIndex]
+) -> tuple[Answer, NDArray[np.int64]]:
+    """The answer, and its items."""
     target, code, k = search.target, search.code, search.k
     recalls: list[float] = []
     parts = []
@@ -71,7 +128,7 @@ def _by_index(search: Search, rows_of: Rows, opened: Sequence[index.CodeIndex]) 
     if search.both and not isinstance(code, Pattern):
         distances, items = either(distances, items, k)
     table = rows_of(search.connection, target, items[0], distances[0])
-    return Answer(target, table, searched, min(recalls) if recalls else None)
+    return Answer(target, table, searched, min(recalls) if recalls else None), items[0]
 
 
 def _recounted(table: pa.Table, search: Search) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

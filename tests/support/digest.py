@@ -53,7 +53,8 @@ def digest(path: Path, without: Sequence[str] = ()) -> dict[str, tuple[int, str]
             "WHERE table_name IN (SELECT table_name FROM duckdb_tables()) GROUP BY ALL ORDER BY ALL"
         ).fetchall()
         for table, columns in tables:
-            if table in without:
+            # Those are of each transaction, and two runs over the same content may have other shards; `verify` compares them.
+            if table in (*without, "digest_row"):
                 continue
             kept = [one for one in columns if one not in LEFT_OUT.get(table, ())]
             result = connection.execute(f"SELECT {', '.join(kept)} FROM {table} ORDER BY ALL")
