@@ -163,6 +163,8 @@ def open_index(path: Path, info: CodeSetInfo) -> CodeIndex | None:
             if manifest["sample"] != _sample(runs, handle, len(header), info.n, size):
                 return None
             blocks = manifest["blocks"]
+            if len(blocks) != _n_blocks(handle):
+                return None
             chosen = random.sample(range(len(blocks)), min(_CHECKED, len(blocks)))
             if [blocks[i] for i in chosen] != _checksums(handle, chosen):
                 return None
@@ -200,6 +202,10 @@ def _sample(runs: NDArray[np.int64], file: BinaryIO, offset: int, n: int, size: 
     return found.hexdigest()
 
 
+def _n_blocks(file: BinaryIO) -> int:
+    return -(-os.fstat(file.fileno()).st_size // _BLOCK)
+
+
 def _checksums(file: BinaryIO, chosen: Iterable[int]) -> list[int]:
     """Of some blocks of a file."""
     return [
@@ -231,7 +237,7 @@ def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) 
                 raise OSError("it was cut short")
             with opened(temporary) as file:
                 sample = _sample(runs, file, len(header), info.n, size)
-                blocks = _checksums(file, range(-(-temporary.stat().st_size // _BLOCK)))
+                blocks = _checksums(file, range(_n_blocks(file)))
         with replacing(home / f"{info.code_set_id}.json", sync=False) as temporary:
             manifest = {**_identity(info), "sample": sample, "blocks": blocks, "items": runs.tolist()}
             temporary.write_text(json.dumps(manifest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import duckdb
 import pytest
 import small
 
-from signarium.catalog import index
+from signarium.catalog import approximate, index, parts, store
 from signarium.catalog.errors import NotACatalogue
 from signarium.catalog.verify import Finding, verify
 
@@ -52,6 +53,7 @@ COUNT = "code sets with missing, doubled or extra codes"
 TEXT = "documents whose text or tokens changed"
 INDEX = "index files that differ from the catalogue"
 MASK = "features with a damaged mask"
+WRITTEN = " that are not as they were written"
 
 
 def _blob(first: int, last: int = 0) -> str:
@@ -209,9 +211,95 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_named(catalogue: small.Small, name: str) -> None:
+    """By a check of its kind, if there is one, and in any case by the digests of the tables that were changed."""
     statement, expected = BROKEN[name]
     run_sql(catalogue, statement)
-    assert wrong(verify(catalogue.path)) == expected
+    touched = re.findall(r"(?:DELETE FROM|UPDATE|INSERT INTO) (\w+)", statement)
+    found = wrong(verify(catalogue.path))
+    assert {one.removesuffix(WRITTEN) for one in found if one.endswith(WRITTEN)} == {
+        parts.tables()[table].rows for table in touched
+    }
+    assert {check: n for check, n in found.items() if not check.endswith(WRITTEN)} == expected
+
+
+CHANGED = {
+    "one bit of a code": (
+        "UPDATE code_row SET code = (set_bit(code::BIT, 9, 1 - get_bit(code::BIT, 9)))::BLOB "
+        "WHERE code_set_id = {type_mean} AND item = 7",
+        {"codes": "run types of tiny: type at resid_post.1, centre mean, item 0 to 1023"},
+    ),
+    "norms": (
+        "UPDATE code_row SET norm = norm * 1.0001 WHERE code_set_id = {state_zero}",
+        {"codes": f"run states of tiny: state at resid_post.1, centre zero, item {small.BASE} to {small.BASE + 1023}"},
+    ),
+    "exchanged codes": (
+        "UPDATE code_row SET item = 15 - item WHERE code_set_id = {type_zero} AND item IN (7, 8)",
+        {"codes": "run types of tiny: type at resid_post.1, centre zero, item 0 to 1023"},
+    ),
+    "an AUC": (
+        "UPDATE feature_row SET auc_held_out = auc_held_out + 1e-9",
+        {"features": "run features (categories) of tiny"},
+    ),
+    "an AUC that is gone": (
+        "UPDATE feature_row SET auc_rotated = NULL",
+        {"features": "run features (categories) of tiny"},
+    ),
+    "a member and a top": (
+        "UPDATE feature_member SET token_id = 6 WHERE token_id = 5; UPDATE feature_type_row SET token_id = 5",
+        {
+            "members of features": "run features (categories) of tiny",
+            "types of features": "run features (categories) of tiny",
+        },
+    ),
+    "the token of a state": (
+        f"UPDATE state_row SET token_id = token_id + 1 WHERE state_id = {small.BASE + 3}",
+        {"states": f"a.txt, state_id {small.BASE} to {small.BASE + 1023}"},
+    ),
+    "a token": (
+        "UPDATE token_row SET token = upper(token) WHERE token_id = 9",
+        {"tokens": "tiny, token_id 0 to 1023"},
+    ),
+    "what is of a model": (
+        "UPDATE model SET name = 'other'; UPDATE code_set SET centre = 'text' WHERE centre = 'mean'",
+        {
+            "models": "m0",
+            "code sets": "run states (states) of other; run types (types) of other",
+        },
+    ),
+    "what a run says of its progress": ("UPDATE run SET finished_at = now(), complete = false, device = 'x'", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_is_changed_is_named_with_its_run(catalogue: small.Small, name: str) -> None:
+    statement, expected = CHANGED[name]
+    for one in index.folder(catalogue.path).iterdir():
+        one.unlink()
+    run_sql(catalogue, statement)
+    found = [one for one in verify(catalogue.path) if not one.ok]
+    assert {one.check.removesuffix(WRITTEN): one.where for one in found} == expected
+
+
+def test_rows_from_before_digests(catalogue: small.Small) -> None:
+    run_sql(
+        catalogue,
+        "DELETE FROM digest_row WHERE table_name IN ('code_row', 'model'); UPDATE code_row SET norm = 2",
+    )
+    before = next(one for one in verify(catalogue.path) if one.check.endswith("not covered"))
+    assert (before.looked_at, before.ok) == (2 * (small.N_TYPES + sum(small.WINDOWS)) + 1, True)
+
+
+def test_an_approximate_index(catalogue: small.Small) -> None:
+    """A file of another kind; one that is not there is no damage."""
+    with store.reading(catalogue.path) as connection:
+        info = index.describe(connection, "v.code_set_id = ?", [catalogue.sets["type", "mean"]])[0]
+        approximate.approximate_index(catalogue.path, info, index.get(catalogue.path, info, connection))
+    assert wrong(verify(catalogue.path)) == {}
+    file = index.folder(catalogue.path) / f"{info.code_set_id}.ivf"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+    assert wrong(verify(catalogue.path)) == {INDEX: 1}
 
 
 @pytest.mark.parametrize("place", [0, 40, 41, 333, -1])
@@ -284,6 +372,8 @@ def test_the_references_and_keys_that_are_checked(tmp_path: Path) -> None:
     expected = {f"{rows} without their {row}" for rows, many in CHECKS.items() for row in many.split(", ")}
     expected |= {f"{rows} that are not there" for rows in NOT_THERE}
     expected |= {f"{rows} stored twice" for rows in TWICE.split(", ")}
+    kept = [table for table in parts.tables().values() if table.name not in ("surface", "digest_row")]
+    expected |= {f"{table.rows}{WRITTEN}" for table in kept}
     assert {
         one for one in checks if "without their" in one or "that are not" in one or "twice" in one
     } == expected
