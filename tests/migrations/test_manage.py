@@ -9,6 +9,7 @@ import signal
 import tempfile
 from pathlib import Path
 
+import duckdb
 import pytest
 import small
 import sqlalchemy
@@ -395,3 +396,18 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="cannot write at"):
             manage.ensure(path)
     assert names(tmp_path / "x") == ["file"]
+
+
+def test_rows_from_before_digests_get_them(filled: small.Small) -> None:
+    """In the upgrade: from then on each change is seen."""
+    path = filled.path
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("DROP TABLE digest_row; UPDATE alembic_version SET version_num = '0006'")
+    assert manage.upgrade(path) is not None
+    findings = verify.verify(path)
+    assert all(one.ok and "not covered" not in one.check for one in findings)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE feature_row SET auc_rotated = 0.71")
+    assert [one.check for one in verify.verify(path) if not one.ok] == [
+        "features that are not as they were written"
+    ]

@@ -20,7 +20,14 @@ import signarium
 from signarium.catalog import index
 from signarium.catalog.codes import hamming
 from signarium.catalog.engines import blocks
-from signarium.catalog.errors import InvalidInput, ModelError, NotFound, SignariumError
+from signarium.catalog.errors import (
+    CodesChanged,
+    IndexDamaged,
+    InvalidInput,
+    ModelError,
+    NotFound,
+    SignariumError,
+)
 from signarium.commands.pages import search as search_page
 from signarium.queries.nearest import where as conditions
 from signarium.queries.nearest.answers import Answer
@@ -838,3 +845,58 @@ def test_an_interrupt_ends_a_filter_at_once(c: signarium.Catalogue) -> None:
 def test_a_very_long_number_is_no_id(c: signarium.Catalogue, prefix: str) -> None:
     with pytest.raises(SignariumError):
         c.nearest(prefix + "9" * 5000, model=DECODER)
+
+
+def test_a_damaged_row_that_is_no_hit_is_noticed(c: signarium.Catalogue, catalogue_copy: Path) -> None:
+    """It should have been a hit: only the checksums of the file tell."""
+    copy = signarium.open(catalogue_copy)
+    expected = answered(copy.nearest('type:" king"', k=3, **AT))
+    table = copy.nearest('type:" king"', k=3, **AT).table
+    for file in index.folder(catalogue_copy).glob("*.faiss"):
+        held = file.read_bytes()
+        for code in table.column("code").to_pylist():
+            held = held.replace(code, bytes(255 - byte for byte in code))
+        file.write_bytes(held)
+    assert answered(copy.nearest('type:" king"', k=3, **AT)) == expected
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_changed_code_is_noticed(catalogue_copy: Path, indexed: bool) -> None:
+    """Of the query itself, or of a hit; also where the index is made of what is wrong."""
+    copy = signarium.open(catalogue_copy)
+    copy.nearest('type:" king"', k=2, **AT)
+    if not indexed:
+        shutil.rmtree(index.folder(catalogue_copy))
+    with duckdb.connect(str(catalogue_copy)) as connection:
+        connection.execute(
+            "UPDATE code_row SET code = set_bit(code::BIT, 3, 1 - get_bit(code::BIT, 3))::BLOB WHERE code_set_id IN "
+            "(SELECT code_set_id FROM code_set WHERE subject = 'type') AND item IN "
+            "(SELECT token_id FROM token_row WHERE token = ' king')"
+        )
+    for _ in range(2):
+        with pytest.raises(
+            CodesChanged, match=r"^codes of types of .* around item \d+ are not as they .*db verify"
+        ):
+            copy.nearest('type:" king"', k=2, **AT)
+    with pytest.raises(CodesChanged):
+        copy.search(np.zeros((2, 6), np.uint8), within="types", k=ALL, **AT)
+
+
+def test_a_damaged_index_is_noticed_in_a_batch(
+    c: signarium.Catalogue, catalogue_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As of a large file, of which only a part is looked at when it is opened.
+    monkeypatch.setattr(index, "_SAMPLE_ROWS", 0)
+    monkeypatch.setattr(index, "_CHECKED", 0)
+    copy, queries = signarium.open(catalogue_copy), np.zeros((2, 6), np.uint8)
+    shutil.rmtree(index.folder(catalogue_copy))
+    expected = copy.search(queries, within="types", k=9, **AT).distances
+    for file in index.folder(catalogue_copy).glob("*.faiss"):
+        held = bytearray(file.read_bytes())
+        for place in range(40, len(held), 6):
+            held[place] ^= 0xF0
+        file.write_bytes(held)
+    with pytest.raises(IndexDamaged, match=r"run `signarium db index`"):
+        copy.search(queries, within="types", k=9, **AT)
+    assert copy.index() == []
+    assert np.array_equal(copy.search(queries, within="types", k=9, **AT).distances, expected)
