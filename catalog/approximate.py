@@ -116,8 +116,11 @@ def _kept(note: Path, info: CodeSetInfo) -> dict[str, Any] | None:
 
 
 def _sha256(file: Path) -> str:
-    with opened(file) as opened_file:
-        return hashlib.file_digest(opened_file, "sha256").hexdigest()
+    found = hashlib.sha256()
+    with opened(file) as handle:
+        while piece := handle.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def _nearest_rows(ivf: Any, queries: Codes, k: int, n: int) -> NDArray[np.int64]:

@@ -45,6 +45,7 @@ Words = NDArray[np.uint64]
 BLOCK_BITS = 10
 """So many ids are read again in a few milliseconds, and their digest takes a thousandth of the room of their codes."""
 _LONG = 4096
+_VIEW = "digests_to_keep"
 _MASK = (1 << 64) - 1
 
 
@@ -289,9 +290,6 @@ def _note(session: Session, name: str, digests: Digests, sign: int = 1) -> None:
 def keep(session: Session) -> None:
     """Insert what was noted since the session began."""
     import pyarrow as pa
-    from duckdb_sqlalchemy import insert_from_arrow
-
-    from . import schema
 
     session.flush()
     rows = [
@@ -301,10 +299,16 @@ def keep(session: Session) -> None:
         if n or total
     ]
     if rows:
+        kinds = {
+            column.name: _arrow(parts.kind(column)) for column in parts.tables()["digest_row"].columns[1:]
+        }
         columns = zip(*rows, strict=True)
-        names = schema.digest_row.c.keys()
-        data = pa.table({name: list(values) for name, values in zip(names, columns, strict=True)})
-        insert_from_arrow(session.connection(), schema.digest_row, data)
+        data = {name: pa.array(column, kinds[name]) for name, column in zip(kinds, columns, strict=True)}
+        raw = _raw(session)
+        raw.register(_VIEW, pa.table(data))
+        last = "(SELECT coalesce(max(digest_id), 0) FROM digest_row)"
+        raw.execute(f"INSERT INTO digest_row SELECT {last} + row_number() OVER (), * FROM {_VIEW}")
+        raw.unregister(_VIEW)
 
 
 def cover(session: Session) -> None:

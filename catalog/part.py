@@ -90,9 +90,9 @@ def table(
     Raises:
         ValueError: if a list names a column that is not there, or a column's type is none of `KINDS`.
     """
-    lists = {"primary": primary, "key": key, "changing": changing, "group": group}
-    lists = {what: _names(text) for what, text in lists.items()}
-    for what, names in (lists | {"optional": _names(optional)}).items():
+    given = {"primary": primary, "key": key, "changing": changing, "group": group, "optional": optional}
+    lists = {what: _names(text) for what, text in given.items()}
+    for what, names in lists.items():
         if unknown := [one for one in names if one not in columns]:
             raise ValueError(f"{name}: {what} names {', '.join(unknown)}, which is not among its columns")
     made = []
@@ -101,8 +101,9 @@ def table(
         written = "" if isinstance(kind, Reference) else kind
         if written not in ("", *KINDS):
             raise ValueError(f"{name}.{column}: {written!r} is no type; use one of {', '.join(KINDS)}")
-        made.append(Column(column, written, column in _names(optional), reference))
-    return Table(name, about, rows, row or rows, tuple(made), *lists.values())
+        made.append(Column(column, written, column in lists["optional"], reference))
+    del lists["optional"]
+    return Table(name, about, rows, row or rows, tuple(made), **lists)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ with the last that has them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import digests, index, parts, store
 from .errors import NotFound
@@ -54,7 +54,7 @@ class _Removal:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._execute = execute = session.connection().exec_driver_sql
+        self._execute: Any = session.connection().exec_driver_sql
         self._tables = parts.tables()
         self._keys = {"text_file": "text_id", "document_row": "document_id"}
         for table in self._tables.values():
@@ -63,7 +63,7 @@ class _Removal:
                     target, key = parts.target(column)
                     self._keys[target.name] = key
         for name, key in self._keys.items():
-            execute(f"CREATE OR REPLACE TEMP TABLE {_gone(name)} AS SELECT {key} FROM {name} LIMIT 0")
+            self._execute(f"CREATE OR REPLACE TEMP TABLE {_gone(name)} AS SELECT {key} FROM {name} LIMIT 0")
 
     def start(self, table: str, column: str, value: str) -> None:
         """What is to be removed first."""

@@ -71,10 +71,11 @@ _TABLES = (
         primary="code_set_id, n",
         code_set_id=ref("code_set"), n=BIGINT, built_at=TIMESTAMP,
     ),
+    # The key is for DuckDB's sake: without one, each transaction would leave a block of its own.
     table(
         "digest_row", "How many rows of one group one transaction wrote, and the sum of their hashes (`digests.py`).", "digests",
-        changing="table_name, owner, block, n, hash",
-        table_name=VARCHAR, owner=VARCHAR, block=BIGINT, n=BIGINT, hash=BIGINT,
+        primary="digest_id", changing="digest_id, table_name, owner, block, n, hash",
+        digest_id=BIGINT, table_name=VARCHAR, owner=VARCHAR, block=BIGINT, n=BIGINT, hash=BIGINT,
     ),
 )  # fmt: skip
 

@@ -129,6 +129,7 @@ def test_a_method_from_outside(tmp_path: Path, register: Callable[[Part], None])
         "toys without their run": 0,
         "toys without their site": 0,
         "toys stored twice": 1,
+        "toys that are not as they were written": 0,
     }
     verdicts = catalogue.sql(
         "SELECT control, value, verdict FROM evidence WHERE claim_id = '99.1' ORDER BY control"
