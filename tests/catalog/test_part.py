@@ -53,7 +53,8 @@ def test_rows_with_types_are_the_tables_of_the_parts() -> None:
         for column in made.columns:
             kind = one.__table__.c[column.name].type.python_type
             assert hints[column.name] == Mapped[kind | None if column.optional else kind], column.name
-    assert {one.name for one in parts.tables().values() if one.primary} == {
+    # Digests are written in bulk.
+    assert {one.name for one in parts.tables().values() if one.primary} - {"digest_row"} == {
         one.__table__.name for one in mapped
     }
 
