@@ -208,9 +208,11 @@ def _n_blocks(file: BinaryIO) -> int:
 
 def _checksums(file: BinaryIO, chosen: Iterable[int]) -> list[int]:
     """Of some blocks of a file."""
-    return [
-        digests.checksum(np.frombuffer(os.pread(file.fileno(), _BLOCK, i * _BLOCK), np.uint8)) for i in chosen
-    ]
+    room, found = np.empty(_BLOCK, np.uint8), []
+    for i in chosen:
+        n = os.preadv(file.fileno(), [room], i * _BLOCK)
+        found.append(digests.checksum(room[:n]))
+    return found
 
 
 def build(path: Path, info: CodeSetInfo, connection: duckdb.DuckDBPyConnection) -> CodeIndex:
