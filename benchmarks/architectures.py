@@ -1,6 +1,6 @@
 """Every text architecture of transformers, tiny and with random weights, through `ingest`: writes `docs/architectures.md`.
 
-    python benchmarks/architectures.py            # all, about ten minutes
+    python benchmarks/architectures.py            # all, about fifteen minutes
     python benchmarks/architectures.py llama bert # some, printed and not written
 
 Each runs in a process of its own with a limit of time and memory. What is tried: load it, find and check its sites, and
@@ -89,7 +89,7 @@ def config(model_type: str) -> Any:
         return kind(**values)
     except Exception:
         # Some derive one size from the others.
-        for name in ("head_dim", "layer_types", "num_key_value_heads"):
+        for name in ("head_dim", "layer_types", "layers_block_type", "num_key_value_heads"):
             values.pop(name, None)
         return kind(**values)
 
@@ -125,7 +125,7 @@ def attempt(model_type: str, folder: Path) -> tuple[str, str]:
     return "works", f"{model['n_layers']} blocks, {len(sites)} sites"
 
 
-def brief(error: Exception, folder: Path | None = None) -> str:
+def brief(error: BaseException, folder: Path | None = None) -> str:
     """The first line of an error, without places."""
     text = " ".join(str(error).split()) or type(error).__name__
     if folder is not None:
@@ -153,7 +153,11 @@ def outcomes(wanted: list[str]) -> Iterator[Outcome]:
                 with open(os.devnull, "w") as nothing:
                     os.dup2(nothing.fileno(), 1)
                     os.dup2(nothing.fileno(), 2)
-                answer.write_text(json.dumps(attempt(model_type, Path(home))))
+                try:
+                    said = attempt(model_type, Path(home))
+                except BaseException as error:
+                    said = "fails", f"{type(error).__name__}: {brief(error)}"
+                answer.write_text(json.dumps(said))
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
             code = os.waitstatus_to_exitcode(status)

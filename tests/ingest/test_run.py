@@ -277,7 +277,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "not utf-8": (["{m}", "--text", "{t}/latin.txt"], "not UTF-8"),
     "empty text": (["{m}", "--text", "{t}/empty.txt"], "is empty"),
     "folder without text": (["{m}", "--text", "{t}/nothing"], "holds no text"),
-    "jsonl without the field": (["{m}", "--text", "{t}/other.jsonl"], "no field 'text'"),
+    "jsonl without the field": (["{m}", "--text", "{t}/other.jsonl"], "has no 'text'"),
     "blank jsonl": (["{m}", "--text", "{t}/blank.jsonl"], "holds no token"),
     "broken parquet": (["{m}", "--text", "{t}/broken.parquet"], "no readable Parquet"),
     "unknown site": (["{m}", "--sites", "resid.1"], "no point 'resid'"),
