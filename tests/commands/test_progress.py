@@ -95,8 +95,8 @@ def test_a_terminal_shows_one_line_that_is_gone_in_the_end(warm: Commands, tmp_p
     assert shown.code == 0
     assert re.search(r"[123]/3 (types|states|neurons)", shown.out)
     screen = on_screen(shown.out)
-    assert len(screen) == 4 and screen[0].startswith("llama-0 on cpu"), screen
-    assert screen[3].endswith(f"are in {tmp_path / 'c.duckdb'}"[-70:])
+    assert len(screen) == 5 and screen[0].startswith("llama-0 on cpu"), screen
+    assert screen[-1].endswith(f"are in {tmp_path / 'c.duckdb'}"[-70:])
 
 
 def on_screen(written: str) -> list[str]:

@@ -307,7 +307,7 @@ def test_several_models_must_be_named(c: signarium.Catalogue) -> None:
         ({"query": "feature:"}, ["feature:ID"]),
         ({"k": 0}, ["`k=0`"]),
         ({"query": "state:12"}, ["state of decoder", "'12'", "states"]),
-        ({"query": f"state:{2**64}"}, ["state of decoder", "states"]),
+        ({"query": f"state:{2**64}"}, [str(2**64), "is not a state_id", "states"]),
         ({"query": "state:-1"}, ["'-1'", "state_id"]),
         ({"query": "state:12a"}, ["'12a'", "state_id"]),
         ({"query": "state:²"}, ["'²'", "state_id"]),
