@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import featured
 import pytest
 from digest import digest, rows
 from made import DECODER, SITES, Made
 
 import signarium
-from signarium.catalog import index, store
+from signarium.catalog import index, parts, store
 from signarium.catalog.errors import IngestRunning, NotFound
 from signarium.catalog.verify import verify
 
@@ -42,6 +43,29 @@ def test_a_run_comes_back_as_it_was(catalogue: Made, catalogue_copy: Path) -> No
             text=[text] if text else [], bos=text is None, stages=["states" if text else "types"],
         )  # fmt: skip
         assert digest(catalogue_copy) == before
+
+
+def test_with_a_damaged_run_goes_its_damage(catalogue_copy: Path) -> None:
+    """Rows that were lost, changed or doubled before are no longer missed, and what is left is as sound as it was."""
+    path = catalogue_copy
+    run, tables = (
+        rows(path, "SELECT run_id, model_id FROM run WHERE job = 'states' ORDER BY ALL")[0][0],
+        ("code_row", "shard"),
+    )
+    with duckdb.connect(str(path)) as connection:
+        sets = f"code_set_id IN (SELECT code_set_id FROM code_set WHERE run_id = '{run}')"
+        connection.execute(f"DELETE FROM code_row WHERE {sets} AND item % 2 = 0")
+        connection.execute(f"UPDATE code_row SET norm = 1 WHERE {sets} AND item % 5 = 0")
+        connection.execute(f"DELETE FROM shard WHERE run_id = '{run}'")
+        connection.execute("DELETE FROM document_row; DELETE FROM state_row WHERE state_id % 3 = 0")
+        connection.execute("UPDATE token_row SET token = 'x' WHERE token_id = 3")
+    found = broken(path)
+    assert {f"{parts.tables()[one].rows} that are not as they were written" for one in tables} < set(found)
+    signarium.open(path).remove_run(run)
+    written = [one for one in broken(path) if one.endswith("not as they were written")]
+    assert written == [
+        f"{rows} that are not as they were written" for rows in ("tokens", "documents", "states")
+    ]
 
 
 def test_a_model_goes_whole_and_alone(catalogue: Made, catalogue_copy: Path) -> None:
