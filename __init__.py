@@ -108,11 +108,10 @@ class Catalogue:
         return f"signarium.open({str(self.path)!r})"
 
     def __enter__(self) -> Catalogue:
-        """For those who write `with signarium.open(...) as c:`; nothing is open that would have to be closed."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        """Nothing is open that would have to be closed: `with` is for those who expect it."""
 
     def sql(
         self, query: str, *, allow_files: bool = False, timeout: float = 60.0, memory: int | str = "2GB"
@@ -414,10 +413,8 @@ class Catalogue:
         return info(self.path)
 
     def verify(self, model: str | None = None) -> list[Finding]:
-        """Integrity checks; see `signarium.catalog.verify`. With `model`, a sample of its codes is recomputed.
-
-        A recomputed site counts as wrong when more than 5% of its bits differ.
-        """
+        """Integrity checks; see `signarium.catalog.verify`. With `model`, a sample of its codes is recomputed: a site counts as
+        wrong when more than 5% of its bits differ."""
         from .catalog.verify import verify
 
         if model is None:
@@ -438,19 +435,13 @@ class Catalogue:
         with store.job_lock(self.path):
             return build_all(self.path)
 
-    def remove_run(self, run_id: str, *, dry_run: bool = False) -> dict[str, int]:
-        """Take a run out, with what depends on it: the features, neurons and figures computed after a run that wrote codes,
-        and texts that no other run read. How many rows go, by what they are; `dry_run` only counts them.
+    def remove(self, kind: str, name: str, *, dry_run: bool = False) -> dict[str, int]:
+        """Take out a `run` by its run_id or a `model` by its name, with what depends on it: with a run that wrote codes the
+        features, neurons and figures computed after it, and texts that no other run read. How many rows go, by what they are.
         """
         from .catalog.remove import remove
 
-        return remove(self.path, "run", "run_id", run_id, dry_run)
-
-    def remove_model(self, name: str, *, dry_run: bool = False) -> dict[str, int]:
-        """Take a model out, with all that is of it, as `remove_run` does with a run."""
-        from .catalog.remove import remove
-
-        return remove(self.path, "model", "name", name, dry_run)
+        return remove(self.path, kind, "run_id" if kind == "run" else "name", name, dry_run)
 
     def engines(self) -> pa.Table:
         """Which search engine `auto` takes for 1, 64 and 1,024 queries over the largest code set of each width, and why:

@@ -24,7 +24,8 @@ def rows(setting: Setting) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     from signarium.catalog import store
-    from signarium.catalog.bulk import ROW_GROUP, code_columns, insert_codes
+    from signarium.catalog.bulk import code_columns, insert_codes
+    from signarium.catalog.shared import ROW_GROUP
     from signarium.migrations import manage
 
     n = ROW_GROUP // SETS

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from signarium.catalog import bulk, index, schema, store
 from signarium.catalog.ids import int_id, short_id, text_base
+from signarium.catalog.shared import ROW_GROUP
 from signarium.migrations import manage
 
 MODEL = "synthetic"
@@ -118,8 +119,8 @@ def build(
             )
         for subject, total, first in (("type", types, 0), ("state", states, base)):
             run_id = short_id(model_id, f"{subject}s")
-            for start in range(0, total, bulk.ROW_GROUP):
-                n = min(bulk.ROW_GROUP, total - start)
+            for start in range(0, total, ROW_GROUP):
+                n = min(ROW_GROUP, total - start)
                 with store.writing(path) as session:
                     if subject == "state":
                         _texts(session, random, base, start, n, context, types, total)

@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from .codes import Codes
 from .errors import InvalidInput
 from .ids import PLACE_BITS
+from .shared import ROW_GROUP
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
     from sqlalchemy import Column, Table
     from sqlalchemy.orm import Session
-
-ROW_GROUP = 122_880
-"""Rows of a DuckDB row group: a shard of about as many loads fastest and leaves no ragged groups."""
 
 
 def binary_array(codes: Codes) -> pa.Array:

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import parts
-from .bulk import ROW_GROUP
 from .part import BIGINT, BLOB, BOOLEAN, DOUBLE, INTEGER, REAL, TIMESTAMP, VARCHAR, Table
+from .shared import ROW_GROUP
 
 if TYPE_CHECKING:
     import duckdb

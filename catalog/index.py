@@ -28,6 +28,7 @@ from .engines import Distances, Rows
 from .engines.flat import faiss
 from .errors import InvalidInput, NotFound, SignariumError
 from .files import make_folder, opened, replacing, sweep
+from .shared import ROW_GROUP
 
 if TYPE_CHECKING:
     import duckdb
@@ -210,7 +211,7 @@ def _checksums(file: BinaryIO, chosen: Iterable[int]) -> list[int]:
     """Of some blocks of a file."""
     room, found = np.empty(_BLOCK, np.uint8), []
     for i in chosen:
-        n = os.preadv(file.fileno(), [room], i * _BLOCK)
+        n = os.preadv(file.fileno(), [room.data], i * _BLOCK)
         found.append(digests.checksum(room[:n]))
     return found
 
@@ -277,9 +278,9 @@ def _chunks(runs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """A code set in parts of about a row group: (first row, first item, last item), ascending."""
     pending: list[list[int]] = []
     for row, item, count in runs.tolist():
-        for start in range(0, count, bulk.ROW_GROUP):
-            pending.append([row + start, item + start, min(bulk.ROW_GROUP, count - start)])
-            if sum(one[2] for one in pending) >= bulk.ROW_GROUP:
+        for start in range(0, count, ROW_GROUP):
+            pending.append([row + start, item + start, min(ROW_GROUP, count - start)])
+            if sum(one[2] for one in pending) >= ROW_GROUP:
                 yield pending[0][0], pending[0][1], pending[-1][1] + pending[-1][2] - 1
                 pending = []
     if pending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import click
 
@@ -44,7 +45,7 @@ def runs_remove(catalogue: Catalogue, run_id: str, dry_run: bool, yes: bool) -> 
     With a run that wrote codes go the features, neurons and figures that were computed after it. The texts of a run go
     unless another run read them.
     """
-    _remove(catalogue.remove_run, run_id, dry_run, yes)
+    _remove(partial(catalogue.remove, "run"), run_id, dry_run, yes)
 
 
 @models.command("remove", short_help="Take a model out, and all that is of it.")
@@ -52,4 +53,4 @@ def runs_remove(catalogue: Catalogue, run_id: str, dry_run: bool, yes: bool) -> 
 @_options
 def models_remove(catalogue: Catalogue, name: str, dry_run: bool, yes: bool) -> None:
     """Take the model NAME out of the catalogue, with all that is of it, its rotations to other models included."""
-    _remove(catalogue.remove_model, name, dry_run, yes)
+    _remove(partial(catalogue.remove, "model"), name, dry_run, yes)

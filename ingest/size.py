@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from ..catalog.bulk import ROW_GROUP
 from ..catalog.codes import n_bytes
 from ..catalog.schema import BLOCK_BYTES
+from ..catalog.shared import ROW_GROUP
 
 if TYPE_CHECKING:
     import torch

@@ -29,9 +29,9 @@ def test_a_run_comes_back_as_it_was(catalogue: Made, catalogue_copy: Path) -> No
             "SELECT run_id FROM runs WHERE model = ? AND job = ? ORDER BY started_at DESC LIMIT 1",
             [DECODER, job],
         )[0]
-        counted = c.remove_run(run, dry_run=True)
+        counted = c.remove("run", run, dry_run=True)
         assert digest(catalogue_copy) == before
-        assert c.remove_run(run) == counted
+        assert c.remove("run", run) == counted
         assert counted["runs"] == 1 and counted["codes"] > 100
         # The encoder read the second text with a tokenizer of its own: these are the decoder's documents.
         assert (counted.get("documents", 0) > 0) == (job == "states")
@@ -61,7 +61,7 @@ def test_with_a_damaged_run_goes_its_damage(catalogue_copy: Path) -> None:
         connection.execute("UPDATE token_row SET token = 'x' WHERE token_id = 3")
     found = broken(path)
     assert {f"{parts.tables()[one].rows} that are not as they were written" for one in tables} < set(found)
-    signarium.open(path).remove_run(run)
+    signarium.open(path).remove("run", run)
     written = [one for one in broken(path) if one.endswith("not as they were written")]
     assert written == [
         f"{rows} that are not as they were written" for rows in ("tokens", "documents", "states")
@@ -71,7 +71,7 @@ def test_with_a_damaged_run_goes_its_damage(catalogue_copy: Path) -> None:
 def test_a_model_goes_whole_and_alone(catalogue: Made, catalogue_copy: Path) -> None:
     c = signarium.open(catalogue_copy)
     others = rows(catalogue.path, "SELECT * FROM types WHERE model <> ? ORDER BY ALL", [DECODER])
-    c.remove_model(DECODER)
+    c.remove("model", DECODER)
     assert broken(catalogue_copy) == []
     assert rows(catalogue_copy, "SELECT * FROM types ORDER BY ALL") == others
     assert rows(catalogue_copy, "SELECT DISTINCT tokenizer FROM token_row") == rows(
@@ -85,10 +85,10 @@ def test_with_a_run_goes_what_was_computed_from_it(catalogue: Made, tmp_path: Pa
     c = signarium.open(path)
     (flip,) = rows(path, "SELECT min(run_id) FROM runs WHERE job = 'flip'")[0]
     features = rows(path, "SELECT count(*) FROM features")
-    assert c.remove_run(flip)["flips"] > 0
+    assert c.remove("run", flip)["flips"] > 0
     assert rows(path, "SELECT count(*) FROM features") == features
     types = rows(path, "SELECT run_id FROM runs WHERE model = ? AND job = 'types'", [DECODER])
-    assert c.remove_run(types[0][0])["features"] == features[0][0]
+    assert c.remove("run", types[0][0])["features"] == features[0][0]
     assert rows(path, "SELECT DISTINCT job FROM runs WHERE model = ? ORDER BY job", [DECODER]) == [
         ("states",),
         ("types_bos",),
@@ -100,9 +100,9 @@ def test_refused(catalogue_copy: Path) -> None:
     c = signarium.open(catalogue_copy)
     before = digest(catalogue_copy)
     with pytest.raises(NotFound, match="no run 'x'"):
-        c.remove_run("x")
+        c.remove("run", "x")
     with pytest.raises(NotFound, match=r"no model .it.s."):
-        c.remove_model("it's")
+        c.remove("model", "it's")
     with store.job_lock(catalogue_copy), pytest.raises(IngestRunning):
-        c.remove_model(DECODER)
+        c.remove("model", DECODER)
     assert digest(catalogue_copy) == before
