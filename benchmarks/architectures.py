@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
     "v_head_dim": 16, "state_size": 8, "mamba_d_state": 8, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_expand": 2,
     "time_step_rank": 4, "attention_hidden_size": 64, "lru_width": 64, "linear_num_key_heads": 2,
     "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "chunk_size": 16,
-    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "type_vocab_size": 2, "is_decoder": False,
+    "rotary_dim": 16, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "type_vocab_size": 2, "is_decoder": False,
 }  # fmt: skip
 
 
@@ -71,7 +71,10 @@ def config(model_type: str) -> Any:
     kind = CONFIG_MAPPING[model_type]
     usual = kind()
     of_text = usual.get_text_config() if hasattr(usual, "get_text_config") else usual
-    values = {name: value for name, value in SMALL.items() if hasattr(of_text, name) and name != "is_decoder"}
+    values = {name: value for name, value in SMALL.items() if _has(of_text, name)}
+    if "kv_lora_rank" in values:
+        # Latent attention has as many of the one as of the other.
+        values["num_key_value_heads"] = values["num_attention_heads"]
     for name in ("layer_types", "layers_block_type", "block_types"):
         types = getattr(of_text, name, None)
         if isinstance(types, list) and types:
@@ -89,9 +92,24 @@ def config(model_type: str) -> Any:
         return kind(**values)
     except Exception:
         # Some derive one size from the others.
-        for name in ("head_dim", "layer_types", "layers_block_type", "num_key_value_heads"):
+        for name in (
+            "head_dim",
+            "layer_types",
+            "layers_block_type",
+            "num_key_value_heads",
+            "mamba_d_head",
+            "mamba_n_heads",
+        ):
             values.pop(name, None)
         return kind(**values)
+
+
+def _has(usual: Any, name: str) -> bool:
+    """Whether a config has a value of that name for all its blocks together."""
+    try:
+        return name != "is_decoder" and hasattr(usual, name)
+    except Exception:
+        return False
 
 
 def attempt(model_type: str, folder: Path) -> tuple[str, str]:
