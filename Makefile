@@ -43,7 +43,7 @@ demo-full: setup ## all that is measured: five sites, writers, a flip, and the r
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup      ## every property, with a fifth of the examples (twelve minutes on 2 cores)
+test: setup      ## every property, with a fifth of the examples (eleven minutes on 2 cores)
 	$(PYTEST)
 
 test-full: setup ## the same with all examples, parameters and kills: before a release

@@ -436,7 +436,7 @@ class Catalogue:
             return build_all(self.path)
 
     def remove(self, kind: str, name: str, *, dry_run: bool = False) -> dict[str, int]:
-        """Take out a `run` by its run_id or a `model` by its name, with what depends on it: with a run that wrote codes the
+        """Take out a `run` by its run_id or a `model` by its name, with what depends on it: with a run of types the
         features, neurons and figures computed after it, and texts that no other run read. How many rows go, by what they are.
         """
         from .catalog.remove import remove

@@ -17,8 +17,12 @@ from .ids import PLACE_BITS
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-_OF_CODES = "('types', 'types_bos', 'states')"
-"""Jobs that write what other jobs of their model read."""
+_READ: dict[str, tuple[str, ...] | None] = {
+    "types": None,
+    "types_bos": (),
+    "states": ("context", "feature_states"),
+}
+"""Jobs that write codes, and which later jobs of their model read those; None: all."""
 
 
 def remove(path: Path, table: str, column: str, value: str, dry_run: bool = False) -> dict[str, int]:
@@ -90,10 +94,14 @@ class _Removal:
                 target, key = parts.target(column)
                 found.append(f"{column.name} IN (SELECT {key} FROM {_gone(target.name)})")
         if name == "run":
-            found.append(
-                f"job NOT IN {_OF_CODES} AND EXISTS (SELECT 1 FROM run w JOIN {_gone('run')} USING (run_id) JOIN shard USING (run_id) "
-                f"WHERE w.job IN {_OF_CODES} AND w.model_id = run.model_id AND w.started_at <= run.started_at)"
-            )
+            for job, readers in _READ.items():
+                if readers == ():
+                    continue
+                reads = f"NOT IN {tuple(_READ)}" if readers is None else f"IN {readers}"
+                found.append(
+                    f"job {reads} AND EXISTS (SELECT 1 FROM run w JOIN {_gone('run')} USING (run_id) JOIN shard USING (run_id) "
+                    f"WHERE w.job = '{job}' AND w.model_id = run.model_id AND w.started_at <= run.started_at)"
+                )
         elif name == "text_file":
             found.append(
                 f"text_id IN (SELECT text_id FROM run_text WHERE run_id IN (SELECT run_id FROM {_gone('run')})) "

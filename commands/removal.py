@@ -8,6 +8,7 @@ from functools import partial
 import click
 
 from .. import Catalogue
+from ..catalog import parts
 from .lists import listing
 from .output import tell
 
@@ -25,7 +26,8 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _remove(remove: Callable[..., dict[str, int]], what: str, dry_run: bool, yes: bool) -> None:
     def said(counts: dict[str, int]) -> str:
-        return ", ".join(f"{n:,} {name}" for name, n in counts.items())
+        single = {table.rows: table.row for table in parts.tables().values()}
+        return ", ".join(f"{n:,} {single[rows] if n == 1 else rows}" for rows, n in counts.items())
 
     if dry_run or not yes:
         click.echo(f"{what}: {said(remove(what, dry_run=True))}")
@@ -42,8 +44,8 @@ def _remove(remove: Callable[..., dict[str, int]], what: str, dry_run: bool, yes
 def runs_remove(catalogue: Catalogue, run_id: str, dry_run: bool, yes: bool) -> None:
     """Take the run RUN_ID out of the catalogue, with all that depends on it.
 
-    With a run that wrote codes go the features, neurons and figures that were computed after it. The texts of a run go
-    unless another run read them.
+    With a run of types go the features, neurons and figures that were computed after it, with a run of states what was
+    computed in context. The texts of a run go unless another run read them.
     """
     _remove(partial(catalogue.remove, "run"), run_id, dry_run, yes)
 

@@ -96,6 +96,16 @@ def test_with_a_run_goes_what_was_computed_from_it(catalogue: Made, tmp_path: Pa
     assert [one for one in broken(path) if not one.startswith("index files")] == []
 
 
+def test_features_of_types_stay_when_a_text_goes(catalogue: Made, tmp_path: Path) -> None:
+    path, _ = featured.copy(catalogue, tmp_path, DECODER)
+    features = rows(path, "SELECT count(*) FROM features")
+    for (run,) in rows(path, "SELECT run_id FROM runs WHERE model = ? AND job = 'states'", [DECODER]):
+        signarium.open(path).remove("run", run)
+    assert rows(path, "SELECT count(*) FROM features") == features
+    assert rows(path, "SELECT count(*) FROM feature_states") == [(0,)]
+    assert [one for one in broken(path) if not one.startswith("index files")] == []
+
+
 def test_refused(catalogue_copy: Path) -> None:
     c = signarium.open(catalogue_copy)
     before = digest(catalogue_copy)
