@@ -23,7 +23,7 @@ def given(path: str | Path) -> Path:
         InvalidInput: if no file can have that name, or DuckDB cannot open one that has.
     """
     if str(path).startswith(":memory:"):
-        raise InvalidInput(f"{path} is no file, and a catalogue is one", "pass --db PATH")
+        raise InvalidInput(f"{path} is no file, and a catalogue is one", f"pass {option('db', 'PATH')}")
     try:
         found = Path(path).expanduser()
         os.path.realpath(found).encode()
@@ -31,7 +31,9 @@ def given(path: str | Path) -> Path:
         shown = os.fsencode(os.path.realpath(path)).decode("utf-8", "backslashreplace")
         raise InvalidInput(f"{shown} is no UTF-8, and DuckDB opens no other names", "rename it") from None
     except (RuntimeError, ValueError) as error:
-        raise InvalidInput(f"{str(path)!r} is no path ({error})", "pass another --db PATH") from None
+        raise InvalidInput(
+            f"{str(path)!r} is no path ({error})", f"pass another {option('db', 'PATH')}"
+        ) from None
     return found
 
 

@@ -45,7 +45,7 @@ LISTED = [
     Entry("types", "types.stage:TypeStage", options=("bos",)),
     Entry("states", "states.stage:StateStage", options=("text",), reads_text=True),
     Entry("features", "features.stage:FeatureStage", options=("categories", "seeds")),
-    # Half of the work of all five, and not needed for a first look.
+    # About a third of the work behind the forward passes, and not needed for a first look.
     Entry("neurons", "neurons.stage:NeuronStage", usual=False),
     Entry("writers", "writers.stage:WriterStage", usual=False),
 ]
